@@ -1,0 +1,149 @@
+"""The one error tree.
+
+    BespokeError
+    ├── InvalidInput            what came is not what was expected
+    │   ├── ArchitectureInvalid     a choice that the space does not have
+    │   ├── OpKeyInvalid            a text that is no canonical op key
+    │   ├── FileInvalid             a file that is not what it says it is
+    │   └── ConstraintInvalid       a limit that cannot be read
+    ├── NotFound                a name that nothing here has
+    ├── TableIncomplete         a latency table that lacks ops of a space
+    ├── BudgetInfeasible        limits that no architecture meets
+    ├── StatisticsMissing       BN statistics that a subnet needs and nobody has
+    └── Unavailable             a part that is needed now and is not there
+
+Every error carries its values as attributes, and its message says what came, what was
+expected and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class BespokeError(Exception):
+    """Base of every error that Bespoke raises on purpose."""
+
+
+class InvalidInput(BespokeError):
+    """What came is not what was expected."""
+
+
+class ArchitectureInvalid(InvalidInput):
+    """A choice that the search space does not have.
+
+    Attributes:
+        field: Path of the offending value, e.g. ``kernel[3]``.
+        got: The value that came.
+        allowed: What is allowed there, as a short text.
+    """
+
+    def __init__(self, field: str, got: Any, allowed: str) -> None:
+        self.field, self.got, self.allowed = field, got, allowed
+        super().__init__(f"architecture field {field!r}: got {got!r}, allowed: {allowed}")
+
+
+class OpKeyInvalid(InvalidInput):
+    """A text that is no canonical op key.
+
+    Attributes:
+        text: The text that came.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text, self.reason = text, reason
+        super().__init__(f"op key {text!r} is not canonical: {reason}")
+
+
+class FileInvalid(InvalidInput):
+    """A file that is not what it says it is.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong, and what was expected instead.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class ConstraintInvalid(InvalidInput):
+    """A limit that cannot be read.
+
+    Attributes:
+        field: The metric's name.
+        got: What came.
+        allowed: What is allowed.
+    """
+
+    def __init__(self, field: str, got: Any, allowed: str) -> None:
+        self.field, self.got, self.allowed = field, got, allowed
+        super().__init__(f"constraint {field!r}: got {got!r}, allowed: {allowed}")
+
+
+class NotFound(BespokeError):
+    """A name that nothing here has.
+
+    Attributes:
+        kind: What was looked for, e.g. ``space``.
+        name: The name that came.
+        known: The names that exist (may be empty where they are not told).
+    """
+
+    def __init__(self, kind: str, name: str, known: Sequence[str] = ()) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        hint = f"; known: {', '.join(known)}" if known else ""
+        super().__init__(f"no {kind} named {name!r}{hint}")
+
+
+class TableIncomplete(BespokeError):
+    """A latency table that lacks ops of a space.
+
+    Attributes:
+        missing: Canonical texts of the op keys without a latency.
+        where: What the table is called.
+    """
+
+    def __init__(self, missing: Sequence[str], where: str) -> None:
+        self.missing, self.where = tuple(missing), where
+        some = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
+        super().__init__(
+            f"latency table {where!r} lacks {len(self.missing)} ops of this space ({some}): "
+            "profile the device for this space, or search only the resolutions that the table covers"
+        )
+
+
+class BudgetInfeasible(BespokeError):
+    """Limits that no architecture meets.
+
+    Attributes:
+        limits: The limits that were asked for, by metric.
+        feasible: For each limited metric, the smallest and largest value in the space.
+        nearest: The architecture that violates the limits least, as JSON, and its metrics.
+        relax: For each limit that stands in the way, the smallest value that would do.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, float],
+        feasible: Mapping[str, tuple[float, float]],
+        nearest: Mapping[str, Any],
+        relax: Mapping[str, float],
+    ) -> None:
+        self.limits, self.feasible = dict(limits), dict(feasible)
+        self.nearest, self.relax = dict(nearest), dict(relax)
+        asked = ", ".join(f"{name} <= {value:g}" for name, value in limits.items())
+        ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in feasible.items())
+        advice = ", ".join(f"{name} to {value:g}" for name, value in relax.items())
+        super().__init__(f"no architecture meets {asked}; feasible: {ranges}; relax {advice}")
+
+
+class StatisticsMissing(BespokeError):
+    """BN statistics that a subnet needs and nobody has."""
+
+
+class Unavailable(BespokeError):
+    """A part that is needed now and is not there (a runtime, a weights wing, a server)."""

@@ -1,0 +1,108 @@
+"""The supernet of any space whose plans are chains of the ops in ``ops.KINDS``.
+
+A family adds no code of its own while its blocks are known here: the weights of each slot are
+those of the largest op that may stand in it, and a forward pass walks the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bespoke.supernet.architecture import Architecture, SearchSpace
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.layers import BatchStatistics, Classifier, Conv, InvertedBottleneck, Normalise
+from bespoke.supernet.ops import Op
+
+
+class ChainSupernet(nn.Module):
+    """A network with its shared weights.
+
+    Attributes:
+        space: What the network can be.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        """Allocate the weights of the largest op of each slot, freshly initialised."""
+        super().__init__()
+        self.space = space
+        self._names = tuple(slot.name for slot in space.slots)
+        modules = {s.name.replace(".", "_"): _module(_largest(s.ops)) for s in space.slots}
+        self.slots = nn.ModuleDict({name: module for name, module in modules.items() if module})
+
+    def weights_of(self, op: Op) -> nn.Module | None:
+        """The module that holds an op's shared weights; None for an op without weights."""
+        name = op.name.replace(".", "_")
+        return self.slots[name] if name in self.slots else None
+
+    def forward(
+        self, x_NCHW: Tensor, architecture: Architecture, normalise: Normalise | None = None
+    ) -> Tensor:
+        """Run one architecture on the shared weights.
+
+        Args:
+            x_NCHW: Images at the architecture's resolution (any other works too, for training).
+            architecture: What runs.
+            normalise: Where BN gets its statistics; the batch's own where none is given.
+
+        Returns:
+            Logits of shape (N, classes).
+        """
+        normalise = normalise or BatchStatistics()
+        for op in self.space.plan(architecture).ops:
+            x_NCHW = run_op(self.weights_of(op), op, x_NCHW, normalise)
+        return x_NCHW
+
+
+def run_op(weights: nn.Module | None, op: Op, x: Tensor, normalise: Normalise) -> Tensor:
+    """Run one op on its weights."""
+    if op.kind == "pool":
+        return x.mean((2, 3), keepdim=True)
+    if op.kind == "linear":
+        assert weights is not None
+        return weights(x.flatten(1), op)
+    assert weights is not None
+    return weights(x, op, normalise)
+
+
+def _largest(ops: tuple[Op | None, ...]) -> Op:
+    present = [op for op in ops if op is not None]
+    return max(present, key=lambda op: (op.mid_channels, op.kernel, op.out_channels, op.in_shape))
+
+
+def _module(op: Op) -> nn.Module | None:
+    if op.kind == "pool":
+        return None
+    makers = {"conv": Conv, "mbconv": InvertedBottleneck, "linear": Classifier}
+    if op.kind not in makers:
+        raise InvalidInput(f"op kind {op.kind!r} has no layer; known: {', '.join(makers)}")
+    return makers[op.kind](op)
+
+
+def norm_sites(op: Op) -> Iterator[tuple[str, int]]:
+    """The BN layers inside an op: (site, channels), in the order in which they run."""
+    if op.kind == "conv" and op.norm:
+        yield f"{op.name}.bn", op.out_channels
+    if op.kind == "mbconv":
+        if op.expands:
+            yield f"{op.name}.expansion_bn", op.mid_channels
+        yield f"{op.name}.depthwise_bn", op.mid_channels
+        yield f"{op.name}.projection_bn", op.out_channels
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def no_decay(name: str) -> bool:
+    """Whether a parameter is spared weight decay: BN, biases and kernel transforms."""
+    return "bn" in name or name.endswith("bias") or "transforms" in name
+
+
+@torch.no_grad()
+def predict(network: ChainSupernet, x_NCHW: Tensor, a: Architecture, normalise: Normalise) -> Tensor:
+    """Logits without gradients."""
+    return network(x_NCHW, a, normalise)

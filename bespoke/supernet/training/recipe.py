@@ -1,0 +1,103 @@
+"""The plain recipe: largest first, then sandwich sampling, then tuning to the statistics table.
+
+Each phase is a few lines of data; one loop (``loop.py``) runs them all. In a sandwich step the
+largest subnet learns from the labels and the others from its soft answers (in-place distillation);
+gradients are summed and one optimiser step follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bespoke.supernet.architecture import Architecture
+from bespoke.supernet.genomes import at_resolution, largest, random_architecture, smallest
+from bespoke.supernet.networks.chain import ChainSupernet
+from bespoke.supernet.statistics import StatisticsTable, TableInForce
+
+LABEL_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with its own schedule.
+
+    Attributes:
+        name: Shown in the log and in the model card.
+        epochs: Passes over the training images.
+        learning_rate: Peak; warmed up over the first 5% of the steps, cosine to zero after.
+        resolutions: Sides of the input in pixels; one is drawn per batch. They need not be the
+            space's own while batch statistics are in use.
+        random_subnets: How many random subnets run in a step, beside the largest and the smallest.
+        subnets: ``largest`` alone, or the ``sandwich``.
+        statistics: ``batch``, or the ``table``'s constants.
+        smallest_area: Smallest share of an image that a training crop covers.
+    """
+
+    name: str
+    epochs: float
+    learning_rate: float
+    resolutions: tuple[int, ...]
+    random_subnets: int = 1
+    subnets: Literal["largest", "sandwich"] = "sandwich"
+    statistics: Literal["batch", "table"] = "batch"
+    smallest_area: float = 0.25
+
+
+def step_architectures(
+    network: ChainSupernet, phase: Phase, resolution: int, rng: np.random.Generator
+) -> list[Architecture]:
+    """The subnets of one step, the largest first."""
+    space = network.space
+    known = space.dimensions[-1].choices
+    nominal = resolution if resolution in known else known[0]
+    found = [largest(space, nominal)]
+    if phase.subnets == "sandwich":
+        found.append(smallest(space, nominal))
+        drawn = [random_architecture(space, rng) for _ in range(phase.random_subnets)]
+        found += [at_resolution(space, a, nominal) for a in drawn]
+    return found
+
+
+def accumulate_gradients(
+    network: ChainSupernet,
+    x_NCHW: Tensor,
+    labels_N: Tensor,
+    architectures: list[Architecture],
+    table: StatisticsTable | None,
+    momentum: float,
+) -> float:
+    """Run each subnet forward and backward; gradients are summed.
+
+    Args:
+        network: The supernet.
+        x_NCHW: Normalised images.
+        labels_N: Their classes.
+        architectures: The largest first; the others learn from its answers.
+        table: The statistics table to put in force and keep up to date, or None for batch statistics.
+        momentum: How fast the table follows what it sees.
+
+    Returns:
+        The largest subnet's loss.
+    """
+    soft_NC: Tensor | None = None
+    first_loss = 0.0
+    for architecture in architectures:
+        normalise = TableInForce(table, architecture) if table else None
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda):
+            logits_NC = network(x_NCHW, architecture, normalise)
+        logits_NC = logits_NC.float()
+        if soft_NC is None:
+            loss = F.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
+            soft_NC, first_loss = logits_NC.detach().softmax(1), float(loss.detach())
+        else:
+            loss = F.cross_entropy(logits_NC, soft_NC)
+        loss.backward()
+        if table and normalise:
+            table.update(architecture, normalise.seen, momentum)
+    return first_loss
