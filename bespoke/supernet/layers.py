@@ -42,6 +42,7 @@ class BatchStatistics:
     """Mean and variance of the batch at hand: training."""
 
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        """Normalise one layer's input (see ``Normalise``)."""
         return F.batch_norm(x_NCHW, None, None, weight_C, bias_C, training=True, eps=BN_EPS)
 
 
@@ -53,6 +54,7 @@ class FixedStatistics:
         self._statistics = statistics
 
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        """Normalise one layer's input (see ``Normalise``)."""
         mean_C, var_C = self._statistics[site]
         return F.batch_norm(x_NCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=BN_EPS)
 
@@ -68,6 +70,7 @@ class RecordedStatistics:
         self._sums: dict[str, tuple[float, Tensor, Tensor]] = {}
 
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        """Normalise one layer's input (see ``Normalise``)."""
         var_C, mean_C = torch.var_mean(x_NCHW.detach().float(), dim=(0, 2, 3), correction=0)
         size = float(len(x_NCHW))
         count, mean_sum, var_sum = self._sums.get(site, (0.0, 0.0, 0.0))
@@ -148,8 +151,13 @@ class InvertedBottleneck(nn.Module):
     a trained matrix that all channels share (the kernel transform, identity at first).
     """
 
-    def __init__(self, largest: Op) -> None:
-        """Allocate the weights of the largest op that stands in this block's slot."""
+    def __init__(self, largest: Op, elastic: bool = True) -> None:
+        """Allocate the weights of the largest op that stands in this block's slot.
+
+        Args:
+            largest: Its channels and kernel are the full size.
+            elastic: Whether smaller kernels will be asked for; a static block has no transforms.
+        """
         super().__init__()
         mid, width, out = largest.mid_channels, largest.in_shape[2], largest.out_channels
         self.expansion = nn.Parameter(torch.empty(mid, width, 1, 1)) if largest.expands else None
@@ -159,7 +167,7 @@ class InvertedBottleneck(nn.Module):
         self.se = SqueezeExcite(largest) if largest.se else None
         self.projection = nn.Parameter(torch.empty(out, mid, 1, 1))
         self.projection_bn = Norm(out)
-        smaller = range(largest.kernel - 2, 2, -2)
+        smaller = range(largest.kernel - 2, 2, -2) if elastic else ()
         self.transforms = nn.ParameterDict({f"{k + 2}to{k}": torch.eye(k * k) for k in smaller})
         for weight in (self.expansion, self.depthwise, self.projection):
             if weight is not None:

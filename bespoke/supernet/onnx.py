@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,12 +107,13 @@ def write_onnx(
     """
     graph = _Graph(weights)
     values = {(-1, 0): INPUT}
-    last, shape = INPUT, (0, 0, 0)
+    shape = plan.in_shape
     for s in plan.routes[route].segments:
         segment = plan.segments[s]
         for i, op in enumerate(segment.ops):
-            sources = [values[(s, k) if k >= 0 else plan.origin(s, ~k)] for k in op.inputs]
-            last = values[s, i] = graph.add_op(op, sources[0], f"{segment.name}.{i}")
+            first = op.inputs[0]
+            source = values[(s, first) if first >= 0 else plan.origin(s, ~first)]
+            values[s, i] = graph.add_op(op, source, f"{segment.name}.{i}")
             shape = op.out_shape
     batch: int | str = "N" if dynamic_batch else 1
     height, width, channels = plan.in_shape
@@ -201,7 +203,7 @@ class _Graph:
         sides = [kernel, kernel]
         return self._node("Conv", inputs, label, kernel_shape=sides, pads=pads, strides=strides, group=group)
 
-    def _node(self, kind: str, inputs: list[str], label: str, **attributes: object) -> str:
+    def _node(self, kind: str, inputs: list[str], label: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [f"{label}.out"], name=label, **attributes))
         return f"{label}.out"
 

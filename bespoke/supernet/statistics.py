@@ -146,6 +146,16 @@ class StatisticsTable:
                 found[site] = (self.means[site][row, :width], self.variances[site][row, :width])
         return found
 
+    def unseen(self, architecture: Architecture) -> int:
+        """How many of an architecture's entries were never seen."""
+        genome = encode(self.space, [architecture])[0]
+        missing = 0
+        for op in self.space.plan(architecture).ops:
+            for site, width in norm_sites(op):
+                row = self.layout[site].row(genome)
+                missing += int((self.counts[site][row, :width] == 0).sum())
+        return missing
+
     def coverage(self) -> float:
         """Share of the entries that were seen at least once, in [0, 1]."""
         seen = sum(float((count > 0).sum()) for count in self.counts.values())
@@ -187,6 +197,7 @@ class TableInForce:
         self.seen: Statistics = {}
 
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        """Normalise one layer's input (see ``Normalise``)."""
         with torch.no_grad():
             var_C, mean_C = torch.var_mean(x_NCHW.detach().float(), dim=(0, 2, 3), correction=0)
             self.seen[site] = (mean_C, var_C)

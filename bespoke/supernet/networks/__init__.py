@@ -1,0 +1,1 @@
+"""Supernets: networks with shared weights. Needs torch."""

@@ -28,13 +28,18 @@ class ChainSupernet(nn.Module):
         """Allocate the weights of the largest op of each slot, freshly initialised."""
         super().__init__()
         self.space = space
-        self._names = tuple(slot.name for slot in space.slots)
-        modules = {s.name.replace(".", "_"): _module(_largest(s.ops)) for s in space.slots}
+        modules = {layer_name(s.name): make_layer(_largest(s.ops), elastic=True) for s in space.slots}
         self.slots = nn.ModuleDict({name: module for name, module in modules.items() if module})
+
+    @classmethod
+    def empty(cls, space: SearchSpace) -> ChainSupernet:
+        """The same network without memory for its weights, to be filled from a file."""
+        with torch.device("meta"):
+            return cls(space)
 
     def weights_of(self, op: Op) -> nn.Module | None:
         """The module that holds an op's shared weights; None for an op without weights."""
-        name = op.name.replace(".", "_")
+        name = layer_name(op.name)
         return self.slots[name] if name in self.slots else None
 
     def forward(
@@ -56,6 +61,11 @@ class ChainSupernet(nn.Module):
         return x_NCHW
 
 
+def layer_name(name: str) -> str:
+    """An op's name as torch allows it for a sub-module."""
+    return name.replace(".", "_")
+
+
 def run_op(weights: nn.Module | None, op: Op, x: Tensor, normalise: Normalise) -> Tensor:
     """Run one op on its weights."""
     if op.kind == "pool":
@@ -72,13 +82,21 @@ def _largest(ops: tuple[Op | None, ...]) -> Op:
     return max(present, key=lambda op: (op.mid_channels, op.kernel, op.out_channels, op.in_shape))
 
 
-def _module(op: Op) -> nn.Module | None:
+def make_layer(op: Op, elastic: bool) -> nn.Module | None:
+    """The layer of an op at its full size; None for an op without weights.
+
+    Raises:
+        InvalidInput: The op's kind has no layer here.
+    """
     if op.kind == "pool":
         return None
-    makers = {"conv": Conv, "mbconv": InvertedBottleneck, "linear": Classifier}
-    if op.kind not in makers:
-        raise InvalidInput(f"op kind {op.kind!r} has no layer; known: {', '.join(makers)}")
-    return makers[op.kind](op)
+    if op.kind == "mbconv":
+        return InvertedBottleneck(op, elastic)
+    if op.kind == "conv":
+        return Conv(op)
+    if op.kind == "linear":
+        return Classifier(op)
+    raise InvalidInput(f"op kind {op.kind!r} has no layer; known: conv, mbconv, pool, linear")
 
 
 def norm_sites(op: Op) -> Iterator[tuple[str, int]]:
@@ -100,9 +118,3 @@ def parameter_count(network: nn.Module) -> int:
 def no_decay(name: str) -> bool:
     """Whether a parameter is spared weight decay: BN, biases and kernel transforms."""
     return "bn" in name or name.endswith("bias") or "transforms" in name
-
-
-@torch.no_grad()
-def predict(network: ChainSupernet, x_NCHW: Tensor, a: Architecture, normalise: Normalise) -> Tensor:
-    """Logits without gradients."""
-    return network(x_NCHW, a, normalise)

@@ -82,7 +82,7 @@ class OfaMobileNetV3:
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """kernel (20), expand (20), depth (5), resolution."""
+        """Kernel (20), expand (20), depth (5), resolution."""
         return (
             Dimension("kernel", KERNELS, BLOCKS),
             Dimension("expand", EXPANDS, BLOCKS),

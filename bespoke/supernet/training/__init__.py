@@ -1,0 +1,1 @@
+"""Training recipes and the loop that runs them. Needs torch."""

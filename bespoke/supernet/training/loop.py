@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +28,8 @@ WARM_UP_SHARE = 0.05
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 5.0
 TABLE_MOMENTUM = 0.02
-TABLE_PASSES = 400
+TABLE_PASSES = 300
+CANDIDATES = 8
 
 
 def train(
@@ -124,14 +124,16 @@ def collect_table(
 ) -> StatisticsTable:
     """Fill a statistics table from random subnets that run on batch statistics.
 
-    Rows that chance left out get a pass of their own, so that every local choice is covered.
+    Of a few random subnets, the one with the most unseen entries runs, so that every local choice is
+    covered soon; the passes go on until all are.
     """
     table = StatisticsTable(network.space, device)
-    for number in range(passes * 20):
+    for number in range(passes * 4):
         x_NHWC, _, rng = training_batch(images, batch, number, seed * 1000 + 999)
-        architecture = random_architecture(network.space, rng)
         if number >= passes and table.coverage() == 1:
             break
+        drawn = [random_architecture(network.space, rng) for _ in range(CANDIDATES)]
+        architecture = max(drawn, key=table.unseen)
         x_NHWC = augmented(x_NHWC, architecture.resolution, rng, phase.smallest_area)
         seen = recalibrate(network, architecture, [normalised(x_NHWC, device)])
         table.update(architecture, seen, TABLE_MOMENTUM)
@@ -171,7 +173,7 @@ def _save(
     }
     partial = folder / "checkpoint.partial"
     torch.save(state, partial)
-    os.replace(partial, folder / "checkpoint.pt")
+    partial.replace(folder / "checkpoint.pt")
 
 
 def _resume(

@@ -1,0 +1,191 @@
+"""Cutting a static subnet out of a supernet, measuring it, and folding it for export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bespoke.supernet.architecture import Architecture, Plan
+from bespoke.supernet.checkpoints import load_statistics, load_weights
+from bespoke.supernet.layers import (
+    BN_EPS,
+    Classifier,
+    Conv,
+    FixedStatistics,
+    InvertedBottleneck,
+    Norm,
+    Normalise,
+)
+from bespoke.supernet.networks.chain import ChainSupernet, layer_name, make_layer, norm_sites, run_op
+from bespoke.supernet.onnx import write_onnx
+from bespoke.supernet.statistics import Statistics, StatisticsTable
+from bespoke.supernet.zoo import ZooEntry
+
+
+class Subnet(nn.Module):
+    """A static network with its own weights and BN statistics.
+
+    Its layers are the supernet's, at the exact size of each op. Once the BN statistics are fixed
+    it is an ordinary module: ``subnet(x_NCHW)`` gives logits.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Allocate every op of a static plan; the weights are unset until they are assigned."""
+        super().__init__()
+        self.plan = plan
+        with torch.device("meta"):
+            made = {layer_name(op.name): make_layer(op, elastic=False) for op in plan.ops}
+        self.layers = nn.ModuleDict({name: layer for name, layer in made.items() if layer})
+        self._sites = [site for op in plan.ops for site, _ in norm_sites(op)]
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Copy the mean and variance of each BN layer into buffers."""
+        for site in self._sites:
+            mean_C, var_C = statistics[site]
+            self.register_buffer(f"{layer_name(site)}_mean", mean_C.detach().clone())
+            self.register_buffer(f"{layer_name(site)}_var", var_C.detach().clone())
+
+    @property
+    def statistics(self) -> Statistics:
+        """The mean and variance of each BN layer, each of shape (C,)."""
+        names = {site: layer_name(site) for site in self._sites}
+        return {s: (self.get_buffer(f"{n}_mean"), self.get_buffer(f"{n}_var")) for s, n in names.items()}
+
+    def layer(self, name: str) -> nn.Module | None:
+        """The layer of the op of this name; None where the op has no weights."""
+        known = layer_name(name)
+        return self.layers[known] if known in self.layers else None
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits of shape (N, classes)."""
+        normalise = FixedStatistics(self.statistics)
+        for op in self.plan.ops:
+            x_NCHW = run_op(self.layer(op.name), op, x_NCHW, normalise)
+        return x_NCHW
+
+
+@torch.no_grad()
+def extract(network: ChainSupernet, architecture: Architecture, statistics: Statistics) -> Subnet:
+    """Cut a static subnet out of a supernet.
+
+    Args:
+        network: The supernet; it is not touched.
+        architecture: What to cut out.
+        statistics: BN statistics of this subnet: from the supernet's table, or re-calibrated.
+
+    Returns:
+        A subnet with weights of its own, equal to the supernet run on the same statistics.
+    """
+    plan = network.space.plan(architecture)
+    subnet = Subnet(plan)
+    for op in plan.ops:
+        source, target = network.weights_of(op), subnet.layer(op.name)
+        if source is None or target is None:
+            continue
+        available = dict(source.named_parameters())
+        cut = {}
+        for name, parameter in target.named_parameters():
+            full = source.kernel(op) if name == "depthwise" else available[name]  # type: ignore[operator]
+            cut[name] = full[tuple(slice(size) for size in parameter.shape)].detach().clone()
+        target.load_state_dict(cut, assign=True)
+    subnet.set_statistics(statistics)
+    return subnet
+
+
+@torch.no_grad()
+def fold(subnet: Subnet) -> dict[str, NDArray[np.float32]]:
+    """A subnet's weights with every BN folded into the convolution before it (see ``onnx.py``)."""
+    statistics = subnet.statistics
+    folded: dict[str, Tensor] = {}
+
+    def with_norm(name: str, weight: Tensor, bias_name: str, norm: Norm, site: str) -> None:
+        mean_C, var_C = statistics[site]
+        scale_C = norm.weight / torch.sqrt(var_C + BN_EPS)
+        folded[name] = weight * scale_C.view(-1, 1, 1, 1)
+        folded[bias_name] = norm.bias - mean_C * scale_C
+
+    for op in subnet.plan.ops:
+        layer, name = subnet.layer(op.name), op.name
+        if isinstance(layer, Conv):
+            if layer.bn is None:
+                folded[f"{name}.weight"] = layer.weight
+            else:
+                with_norm(f"{name}.weight", layer.weight, f"{name}.bias", layer.bn, f"{name}.bn")
+        elif isinstance(layer, Classifier):
+            folded[f"{name}.weight"], folded[f"{name}.bias"] = layer.linear.weight, layer.linear.bias
+        elif isinstance(layer, InvertedBottleneck):
+            parts = {"depthwise": layer.depthwise, "projection": layer.projection}
+            if layer.expansion is not None:
+                parts["expansion"] = layer.expansion
+            for part, weight in parts.items():
+                norm = getattr(layer, f"{part}_bn")
+                with_norm(f"{name}.{part}", weight, f"{name}.{part}_bias", norm, f"{name}.{part}_bn")
+            if layer.se is not None:
+                parts_se = ("se_reduce", "se_reduce_bias", "se_expand", "se_expand_bias")
+                folded |= {f"{name}.{p}": w for p, w in zip(parts_se, layer.se.weights(op), strict=True)}
+    return {name: tensor.detach().numpy() for name, tensor in folded.items()}
+
+
+@torch.no_grad()
+def top1(
+    network: ChainSupernet,
+    architecture: Architecture,
+    normalise: Normalise,
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> float:
+    """Share of images whose largest logit is their class, in [0, 1].
+
+    Args:
+        network: The supernet.
+        architecture: The subnet to measure.
+        normalise: Its BN statistics.
+        batches: Images (N, 3, R, R) at the architecture's resolution, and labels (N,).
+    """
+    right, seen = 0, 0
+    for x_NCHW, labels_N in batches:
+        right += int((network(x_NCHW, architecture, normalise).argmax(1) == labels_N).sum())
+        seen += len(labels_N)
+    return right / seen
+
+
+def load_supernet(entry: ZooEntry) -> tuple[ChainSupernet, StatisticsTable]:
+    """Read a zoo entry's weights and statistics table.
+
+    Raises:
+        FileInvalid: A file is missing, or its tensors do not fit the space.
+    """
+    network = ChainSupernet.empty(entry.space)
+    load_weights(network, entry.folder / "weights.safetensors")
+    return network.eval(), load_statistics(entry.space, entry.folder / "statistics.safetensors")
+
+
+@lru_cache(maxsize=2)
+def _warm(entry: ZooEntry) -> tuple[ChainSupernet, StatisticsTable]:
+    return load_supernet(entry)
+
+
+def materialise(
+    entry: ZooEntry,
+    architecture: Architecture,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dynamic_batch: bool = False,
+) -> bytes:
+    """A subnet of a zoo entry as ONNX, with the statistics table's BN statistics.
+
+    The entry's weights are read at the first call and kept. Same arguments, same bytes.
+
+    Args:
+        entry: The zoo entry.
+        architecture: An architecture of its space.
+        metadata: Key-value pairs for the model's metadata.
+        dynamic_batch: Leave the batch open; otherwise it is 1.
+    """
+    network, table = _warm(entry)
+    subnet = extract(network, architecture, table.lookup(architecture))
+    return write_onnx(subnet.plan, fold(subnet), metadata=metadata, dynamic_batch=dynamic_batch)

@@ -1,0 +1,83 @@
+"""Bundled pre-trained supernets: one folder each. No torch here.
+
+space.json              what the network can be
+weights.safetensors     shared weights, half precision
+statistics.safetensors  BN statistics table
+predictor.json, predictor.safetensors   accuracy predictor
+card.json               model card: what it is, measured numbers, the commands behind them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bespoke.supernet.architecture import SearchSpace
+from bespoke.supernet.errors import FileInvalid, NotFound
+from bespoke.supernet.spaces import space_from_json
+
+ROOT = Path(__file__).parent
+DIGESTED = ("space.json", "weights.safetensors", "statistics.safetensors")
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One pre-trained supernet on disk.
+
+    Attributes:
+        name: e.g. ``ofa-mbv3-imagenette``.
+        folder: Where its files stand.
+        space: What the network can be.
+        digest: sha256 over space, weights and statistics: what every subnet follows from.
+        card: The model card.
+    """
+
+    name: str
+    folder: Path
+    space: SearchSpace
+    digest: str
+    card: dict[str, Any] = field(compare=False, hash=False)
+
+
+def names(root: Path = ROOT) -> tuple[str, ...]:
+    """The supernets in a zoo folder."""
+    return tuple(sorted(p.parent.name for p in root.glob("*/space.json")))
+
+
+def entry(name: str, root: Path = ROOT) -> ZooEntry:
+    """Open one supernet of the zoo.
+
+    Args:
+        name: Its folder's name.
+        root: The zoo's folder; the bundled one where none is given.
+
+    Raises:
+        NotFound: There is no such supernet.
+        FileInvalid: A file of it is missing or is no JSON.
+    """
+    if name not in names(root):
+        raise NotFound("supernet", name, names(root))
+    folder = root / name
+    digest = hashlib.sha256()
+    for file in DIGESTED:
+        path = folder / file
+        if not path.is_file():
+            raise FileInvalid(path, f"missing; a supernet has {', '.join(DIGESTED)}")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    space = space_from_json(_read_json(folder / "space.json"))
+    card_path = folder / "card.json"
+    card = _read_json(card_path) if card_path.is_file() else {}
+    return ZooEntry(name, folder, space, digest.hexdigest(), card)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FileInvalid(path, f"no readable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise FileInvalid(path, f"got a JSON {type(data).__name__}, expected an object")
+    return data
