@@ -10,6 +10,7 @@
     ├── TableIncomplete         a latency table that lacks ops of a space
     ├── BudgetInfeasible        limits that no architecture meets
     ├── StatisticsMissing       BN statistics that a subnet needs and nobody has
+    ├── ApiError                an answer of the service that is an error
     └── Unavailable             a part that is needed now and is not there
 
 Every error carries its values as attributes, and its message says what came, what was
@@ -147,3 +148,23 @@ class StatisticsMissing(BespokeError):
 
 class Unavailable(BespokeError):
     """A part that is needed now and is not there (a runtime, a weights wing, a server)."""
+
+
+class ApiError(BespokeError):
+    """An answer of the service that is an error.
+
+    Attributes:
+        status: The HTTP status.
+        problem: The problem document (RFC 9457); ``{"detail": text}`` where the answer was none.
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status, self.problem = status, dict(problem)
+        title = self.problem.get("title") or self.slug or "error"
+        detail = self.problem.get("detail")
+        super().__init__(f"{status} {title}" + (f": {detail}" if detail else ""))
+
+    @property
+    def slug(self) -> str:
+        """Last part of the problem's type, e.g. ``budget-infeasible``; empty where there is none."""
+        return str(self.problem.get("type") or "").rpartition("/")[2].replace("about:blank", "")

@@ -1,0 +1,363 @@
+"""Client: the service's REST API as methods, over httpx.
+
+A call that can be repeated without harm is retried, with growing pauses, when the connection fails
+or a gateway answers 502, 503 or 504. A call that cannot is retried only where the request provably
+never left (the connection could not be made). Every other failure is raised at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from bespoke import __version__
+from bespoke.supernet.errors import ApiError, Unavailable
+
+Json = dict[str, Any]
+
+RETRIED_STATUS = frozenset({502, 503, 504})
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+class Client:
+    """One method per endpoint of the service.
+
+    Methods return the answer's JSON as it came. They raise ``ApiError`` when the service answers
+    with an error, and ``Unavailable`` when it cannot be reached or a download arrives broken.
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        http: httpx.Client | None = None,
+        attempts: int = 5,
+        timeout: httpx.Timeout | float = TIMEOUT,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open a client; use it as a context manager, or ``close`` it.
+
+        Args:
+            base_url: Where the service is; ignored where ``http`` is given.
+            key: API key, ``bsp_<prefix>_<secret>``.
+            transport: Replaces the network, e.g. ``httpx.MockTransport``.
+            http: A whole client to send with, e.g. Starlette's ``TestClient``; stays the caller's
+                to close.
+            attempts: How often a call is tried in all; at least 1.
+            timeout: Of one try, in seconds.
+            sleep: Called with the seconds to pause between tries.
+        """
+        self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
+        self._owned = http is None
+        self._headers = {"User-Agent": f"bespoke-client/{__version__}"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._attempts = max(1, attempts)
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connections."""
+        if self._owned:
+            self._http.close()
+
+    # Health
+
+    def healthz(self) -> Json:
+        """Whether the process lives."""
+        return self._json("GET", "/healthz")
+
+    def readyz(self) -> Json:
+        """Whether the service can answer: database, artifacts, worker."""
+        return self._json("GET", "/readyz")
+
+    # Supernets
+
+    def supernets(self) -> Any:
+        """All supernets of the zoo."""
+        return self._json("GET", "/v1/supernets")
+
+    def supernet(self, name: str) -> Json:
+        """One supernet: its space, its card, and what is feasible on each profiled device."""
+        return self._json("GET", f"/v1/supernets/{_part(name)}")
+
+    # Devices and campaigns
+
+    def create_device(self, name: str, profile: Mapping[str, Any]) -> Json:
+        """Enrol a device; the same name and profile again give the device that is there.
+
+        Args:
+            name: A label for people.
+            profile: ``DeviceProfile.to_json()``.
+        """
+        body = {"name": name, "profile": dict(profile)}
+        return self._json("POST", "/v1/devices", body=body, idempotent=True)
+
+    def devices(self) -> Any:
+        """All devices."""
+        return self._json("GET", "/v1/devices")
+
+    def device(self, device_id: str) -> Json:
+        """One device."""
+        return self._json("GET", f"/v1/devices/{_part(device_id)}")
+
+    def latency_table(self, device_id: str, supernet: str) -> Json:
+        """A device's latest latency table for a supernet, as ``LatencyTable.to_json()`` wrote it."""
+        return self._json(
+            "GET", f"/v1/devices/{_part(device_id)}/latency-table", query={"supernet": supernet}
+        )
+
+    def create_campaign(self, device_id: str, supernet: str, effort: str = "quick") -> Json:
+        """Start profiling a device for a supernet.
+
+        Args:
+            device_id: The device.
+            supernet: Whose ops are to be measured.
+            effort: ``quick``, ``standard`` or ``thorough``.
+        """
+        body = {"supernet": supernet, "effort": effort}
+        return self._json("POST", f"/v1/devices/{_part(device_id)}/campaigns", body=body)
+
+    def campaign(self, device_id: str, campaign_id: str) -> Json:
+        """One campaign and its progress."""
+        return self._json("GET", f"/v1/devices/{_part(device_id)}/campaigns/{_part(campaign_id)}")
+
+    def cancel_campaign(self, device_id: str, campaign_id: str) -> Json:
+        """Stop a campaign; what was measured is kept."""
+        path = f"/v1/devices/{_part(device_id)}/campaigns/{_part(campaign_id)}/cancel"
+        return self._json("POST", path, idempotent=True)
+
+    # The agent's calls
+
+    def lease(self, device_id: str, agent: str, entries: int) -> Json | None:
+        """Ask for work.
+
+        Args:
+            device_id: The device that this agent measures on.
+            agent: The agent's name.
+            entries: How many entries at most.
+
+        Returns:
+            The lease, or None where there is nothing to do now.
+        """
+        body = {"agent": agent, "entries": entries}
+        answer = self._send("POST", f"/v1/devices/{_part(device_id)}/lease", body=body)
+        return None if answer.status_code == httpx.codes.NO_CONTENT else _object(answer)
+
+    def heartbeat(self, lease_id: str) -> Json:
+        """Keep a lease. Raises ``ApiError`` with slug ``lease-lost`` where it went to someone else."""
+        return self._json("POST", f"/v1/leases/{_part(lease_id)}/heartbeat", idempotent=True)
+
+    def report(self, lease_id: str, results: Sequence[Mapping[str, Any]]) -> Json:
+        """Hand in results; the same ones again count as duplicates and do no harm.
+
+        Args:
+            lease_id: The lease under which they were measured, be it lost by now.
+            results: ``{entry_id, round, samples_ms, cold_ms, error}`` each.
+        """
+        body = {"results": [dict(result) for result in results]}
+        return self._json("POST", f"/v1/leases/{_part(lease_id)}/report", body=body, idempotent=True)
+
+    def artifact(self, sha256: str) -> bytes:
+        """A stored file by its digest, checked against it."""
+        answer = self._send("GET", f"/v1/artifacts/{_part(sha256)}")
+        _check_digest(hashlib.sha256(answer.content).hexdigest(), sha256, f"artifact {sha256}")
+        return answer.content
+
+    # Searches and subnets
+
+    def search(
+        self,
+        supernet: str,
+        constraints: Mapping[str, float],
+        device: str | None = None,
+        *,
+        seed: int | None = None,
+        effort: Mapping[str, int] | None = None,
+    ) -> Json:
+        """Search the subnet with the best predicted top-1 within limits.
+
+        Args:
+            supernet: Name in the zoo.
+            constraints: Upper limits by metric: ``latency_ms``, ``macs``, ``flops`` (2 x MACs),
+                ``params``, ``peak_memory_bytes``, ``model_size_bytes``.
+            device: Id of a profiled device; needed for ``latency_ms``.
+            seed: One seed, one answer.
+            effort: ``{"population": ..., "generations": ...}``.
+
+        Raises:
+            ApiError: Among others with slug ``budget-infeasible``; its problem carries
+                ``feasible``, ``nearest`` and ``relax``.
+        """
+        body: Json = {"supernet": supernet, "constraints": dict(constraints)}
+        optional = {"device": device, "seed": seed, "effort": dict(effort) if effort else None}
+        body |= {name: value for name, value in optional.items() if value is not None}
+        return self._json("POST", "/v1/searches", body=body)
+
+    def search_result(self, search_id: str) -> Json:
+        """One earlier search."""
+        return self._json("GET", f"/v1/searches/{_part(search_id)}")
+
+    def subnet(self, subnet_id: str) -> Json:
+        """One subnet: architecture, predicted figures, links."""
+        return self._json("GET", f"/v1/subnets/{_part(subnet_id)}")
+
+    def model(self, subnet_id: str, *, dynamic_batch: bool = False) -> bytes:
+        """A subnet's ONNX file in memory, checked against the digest in its ETag."""
+        answer = self._send("GET", f"/v1/subnets/{_part(subnet_id)}/model.onnx", query=_batch(dynamic_batch))
+        _check_digest(hashlib.sha256(answer.content).hexdigest(), _etag(answer), f"model of {subnet_id}")
+        return answer.content
+
+    def download_model(self, subnet_id: str, path: Path, *, dynamic_batch: bool = False) -> str:
+        """Write a subnet's ONNX file; nothing is left at ``path`` unless it arrived whole.
+
+        Args:
+            subnet_id: The subnet.
+            path: The file to write; an existing one is replaced.
+            dynamic_batch: Ask for an open batch dimension.
+
+        Returns:
+            The file's sha256, in hex.
+
+        Raises:
+            Unavailable: The bytes do not match the digest in the ETag.
+        """
+        content = self.model(subnet_id, dynamic_batch=dynamic_batch)
+        with _replacing(path) as temporary:
+            temporary.write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+
+    def manifest(self, subnet_id: str) -> Json:
+        """What a subnet's model was made of: digests, revisions, predicted figures."""
+        return self._json("GET", f"/v1/subnets/{_part(subnet_id)}/manifest")
+
+    # Jobs
+
+    def job(self, job_id: str) -> Json:
+        """One job: state, progress, result or error."""
+        return self._json("GET", f"/v1/jobs/{_part(job_id)}")
+
+    # How a call is sent
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+    ) -> Json:
+        return _object(self._send(method, path, body=body, query=query, idempotent=idempotent))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+    ) -> httpx.Response:
+        repeatable = idempotent or method == "GET"
+        for attempt in range(1, self._attempts + 1):
+            last = attempt == self._attempts
+            try:
+                answer = self._http.request(method, path, json=body, params=query, headers=self._headers)
+            except httpx.TransportError as error:
+                never_left = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if last or not (repeatable or never_left):
+                    raise Unavailable(
+                        f"{method} {path}: the service at {self._http.base_url} did not answer "
+                        f"({type(error).__name__}: {error}); is it running, and the address right?"
+                    ) from error
+            else:
+                if last or not repeatable or answer.status_code not in RETRIED_STATUS:
+                    return _checked(answer)
+            self._sleep(_pause_s(attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _pause_s(attempt: int) -> float:
+    """Doubling pauses with jitter, so that a fleet of agents does not come back at one instant."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
+    return longest * random.Random().uniform(0.5, 1.0)
+
+
+def _part(text: str) -> str:
+    """One path segment, whatever the caller put into it."""
+    return quote(text, safe="")
+
+
+def _batch(dynamic: bool) -> dict[str, str] | None:
+    return {"dynamic_batch": "true"} if dynamic else None
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_success:
+        return answer
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"title": answer.reason_phrase, "detail": answer.text[:500]}
+    raise ApiError(answer.status_code, problem)
+
+
+def _object(answer: httpx.Response) -> Json:
+    """The answer's JSON. Lists come as they are; their endpoints say so."""
+    try:
+        content: Json = answer.json()
+    except ValueError as error:
+        address = answer.request.url
+        raise Unavailable(
+            f"{address} answered {answer.status_code} without JSON; is this Bespoke?"
+        ) from error
+    return content
+
+
+def _etag(answer: httpx.Response) -> str:
+    return answer.headers.get("ETag", "").removeprefix("W/").strip('"')
+
+
+def _check_digest(got: str, expected: str, what: str) -> None:
+    if got != expected:
+        raise Unavailable(f"{what}: the bytes have sha256 {got}, expected {expected or 'an ETag'}; try again")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

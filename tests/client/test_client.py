@@ -1,0 +1,159 @@
+"""The client against a transport in the same process."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bespoke.client import ApiError, Client
+from bespoke.supernet.errors import Unavailable
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client(handler: Handler, pauses: list[float] | None = None, attempts: int = 4) -> Client:
+    sleep = (lambda _: None) if pauses is None else pauses.append
+    return Client(
+        "http://test", "bsp_ab_cd", transport=httpx.MockTransport(handler), attempts=attempts, sleep=sleep
+    )
+
+
+def answers(*statuses: int | Exception) -> tuple[Handler, list[httpx.Request]]:
+    """A handler that gives these statuses, or raises these errors, one after another."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        now = statuses[min(len(seen), len(statuses)) - 1]
+        if isinstance(now, Exception):
+            raise now
+        return httpx.Response(now, json={"status": now})
+
+    return handle, seen
+
+
+def test_a_call_carries_the_key_and_its_body() -> None:
+    handle, seen = answers(201)
+    answer = client(handle).search("ofa", {"latency_ms": 20.0}, device="d1", seed=3)
+    assert answer == {"status": 201}
+    assert seen[0].headers["Authorization"] == "Bearer bsp_ab_cd"
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/searches")
+    assert json.loads(seen[0].content) == {
+        "supernet": "ofa", "constraints": {"latency_ms": 20.0}, "device": "d1", "seed": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_get_is_retried_when_a_gateway_fails(status: int) -> None:
+    pauses: list[float] = []
+    handle, seen = answers(status, status, 200)
+    assert client(handle, pauses).devices() == {"status": 200}
+    assert len(seen) == 3
+    assert 0 < pauses[0] < pauses[1] * 2 and len(pauses) == 2
+
+
+def test_a_get_is_retried_when_the_connection_breaks() -> None:
+    handle, seen = answers(httpx.ReadError("gone"), 200)
+    assert client(handle).job("j") == {"status": 200}
+    assert len(seen) == 2
+
+
+def test_an_idempotent_report_is_retried() -> None:
+    handle, seen = answers(httpx.ReadTimeout("slow"), 503, 200)
+    assert client(handle).report("l", []) == {"status": 200}
+    assert len(seen) == 3
+
+
+def test_a_search_that_may_have_arrived_is_not_sent_twice() -> None:
+    handle, seen = answers(httpx.ReadTimeout("slow"), 201)
+    with pytest.raises(Unavailable, match="POST /v1/searches"):
+        client(handle).search("ofa", {})
+    assert len(seen) == 1
+
+
+def test_a_search_that_never_left_is_sent_again() -> None:
+    handle, seen = answers(httpx.ConnectError("refused"), 201)
+    assert client(handle).search("ofa", {}) == {"status": 201}
+    assert len(seen) == 2
+
+
+def test_it_gives_up_after_the_last_attempt() -> None:
+    handle, seen = answers(httpx.ConnectError("refused"))
+    with pytest.raises(Unavailable, match="did not answer"):
+        client(handle, attempts=3).healthz()
+    assert len(seen) == 3
+    handle, _ = answers(503)
+    with pytest.raises(ApiError) as raised:
+        client(handle, attempts=2).healthz()
+    assert raised.value.status == 503
+
+
+def test_a_problem_document_becomes_an_api_error() -> None:
+    problem = {
+        "type": "https://bespoke.dev/problems/budget-infeasible",
+        "title": "Budget infeasible",
+        "detail": "no architecture meets it",
+        "relax": {"latency_ms": 9.9},
+    }
+    with pytest.raises(ApiError, match="422 Budget infeasible: no architecture") as raised:
+        client(lambda _: httpx.Response(422, json=problem)).search("ofa", {"latency_ms": 1.0})
+    assert raised.value.slug == "budget-infeasible"
+    assert raised.value.problem["relax"] == {"latency_ms": 9.9}
+
+
+def test_an_error_without_a_problem_document_keeps_its_text() -> None:
+    with pytest.raises(ApiError, match="nginx says no"):
+        client(lambda _: httpx.Response(400, text="nginx says no")).devices()
+
+
+def test_an_answer_that_is_no_json_is_named() -> None:
+    with pytest.raises(Unavailable, match="without JSON"):
+        client(lambda _: httpx.Response(200, text="<html>")).devices()
+
+
+def test_no_work_is_none() -> None:
+    assert client(lambda _: httpx.Response(204)).lease("d", "a", 8) is None
+
+
+def test_an_artifact_with_other_bytes_is_refused() -> None:
+    digest = hashlib.sha256(b"right").hexdigest()
+    assert client(lambda _: httpx.Response(200, content=b"right")).artifact(digest) == b"right"
+    with pytest.raises(Unavailable, match="sha256"):
+        client(lambda _: httpx.Response(200, content=b"wrong")).artifact(digest)
+
+
+def test_a_model_is_checked_against_its_etag(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"onnx").hexdigest()
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, content=b"onnx", headers={"ETag": f'"{digest}"'})
+
+    target = tmp_path / "new" / "model.onnx"
+    assert client(handle).download_model("s", target, dynamic_batch=True) == digest
+    assert target.read_bytes() == b"onnx"
+    assert asked == ["http://test/v1/subnets/s/model.onnx?dynamic_batch=true"]
+
+
+def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
+    broken = client(lambda _: httpx.Response(200, content=b"onn", headers={"ETag": '"abc"'}))
+    with pytest.raises(Unavailable, match="expected abc"):
+        broken.download_model("s", tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_cannot_leave_their_path_segment() -> None:
+    handle, seen = answers(200)
+    client(handle).device("../jobs/1")
+    assert seen[0].url.raw_path == b"/v1/devices/..%2Fjobs%2F1"
+
+
+def test_a_given_http_client_is_used_and_left_open() -> None:
+    with httpx.Client(base_url="http://given", transport=httpx.MockTransport(answers(200)[0])) as http:
+        with Client(http=http) as mine:
+            assert mine.readyz() == {"status": 200}
+        assert not http.is_closed
