@@ -1,0 +1,49 @@
+"""What every test may use: small supernets with random weights, and the published OFA files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """The folder of published OFA artefacts; the test is skipped where there is none."""
+    folder = Path(os.environ.get("BESPOKE_OFFICIAL", REPOSITORY.parent / "shared" / "official"))
+    if not (folder / "reference_values.json").is_file():
+        pytest.skip(f"no published OFA files in {folder}; set BESPOKE_OFFICIAL to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo with one supernet, ``tiny``: two small resolutions, four classes, random weights."""
+    import torch
+
+    from bespoke.supernet.checkpoints import save_statistics, save_weights
+    from bespoke.supernet.networks.chain import ChainSupernet
+    from bespoke.supernet.spaces import space
+    from bespoke.supernet.statistics import StatisticsTable
+
+    root = tmp_path_factory.mktemp("zoo")
+    folder = root / "tiny"
+    folder.mkdir()
+    tiny = space("ofa-mobilenetv3-w1.0", (32, 48), 4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ChainSupernet(tiny)
+        table = StatisticsTable(tiny)
+        for site in table.layout:
+            table.means[site].normal_(0, 0.1)
+            table.variances[site].uniform_(0.5, 1.5)
+            table.counts[site].fill_(1)
+    save_weights(network, folder / "weights.safetensors")
+    save_statistics(table, folder / "statistics.safetensors")
+    (folder / "space.json").write_text(json.dumps(tiny.to_json()))
+    (folder / "card.json").write_text(json.dumps({"summary": "random weights, for tests"}))
+    return root
