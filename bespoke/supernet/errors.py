@@ -11,6 +11,14 @@
     ├── BudgetInfeasible        limits that no architecture meets
     ├── StatisticsMissing       BN statistics that a subnet needs and nobody has
     ├── ApiError                an answer of the service that is an error
+    ├── Refused                 a request that may not be served as it stands
+    │   ├── Unauthorized            no key, or one that does not open anything
+    │   ├── Forbidden               a key without the scope
+    │   ├── BodyTooLarge            more bytes than are read
+    │   └── Conflict                the state of things says no
+    │       ├── DeviceNotProfiled       a device without a latency table for a supernet
+    │       └── LeaseLost               a lease that ended or was given to somebody else
+    ├── TaskFailed              heavy work that did not come to its end
     └── Unavailable             a part that is needed now and is not there
 
 Every error carries its values as attributes, and its message says what came, what was
@@ -168,3 +176,84 @@ class ApiError(BespokeError):
     def slug(self) -> str:
         """Last part of the problem's type, e.g. ``budget-infeasible``; empty where there is none."""
         return str(self.problem.get("type") or "").rpartition("/")[2].replace("about:blank", "")
+
+
+class Refused(BespokeError):
+    """A request that may not be served as it stands."""
+
+
+class Unauthorized(Refused):
+    """No key came, or one that does not open anything."""
+
+
+class Forbidden(Refused):
+    """A key came, and lacks the scope.
+
+    Attributes:
+        needed: Scopes of which one is needed.
+        scopes: Scopes of the key.
+    """
+
+    def __init__(self, needed: Sequence[str], scopes: Sequence[str]) -> None:
+        self.needed, self.scopes = tuple(needed), tuple(scopes)
+        has = ", ".join(scopes) or "none"
+        super().__init__(
+            f"this key has the scopes {has}; needed is {' or '.join(needed)}: make a key that has it"
+        )
+
+
+class BodyTooLarge(Refused):
+    """More bytes than are read.
+
+    Attributes:
+        limit_bytes: What is read at most.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(f"the body is larger than {limit_bytes} bytes: send it in parts")
+
+
+class Conflict(Refused):
+    """The state of things says no."""
+
+
+class DeviceNotProfiled(Conflict):
+    """A device without a latency table for a supernet.
+
+    Attributes:
+        device_id: The device.
+        supernet: The supernet.
+    """
+
+    def __init__(self, device_id: str, supernet: str) -> None:
+        self.device_id, self.supernet = device_id, supernet
+        super().__init__(
+            f"device {device_id!r} has no latency table for {supernet!r}: "
+            f"start a campaign with POST /v1/devices/{device_id}/campaigns and let an agent measure it"
+        )
+
+
+class LeaseLost(Conflict):
+    """A lease that ended or was given to somebody else.
+
+    Attributes:
+        lease_id: The lease.
+    """
+
+    def __init__(self, lease_id: str) -> None:
+        self.lease_id = lease_id
+        super().__init__(f"lease {lease_id!r} is over: report what was measured, and lease again")
+
+
+class TaskFailed(BespokeError):
+    """Heavy work that did not come to its end.
+
+    Attributes:
+        task: Its name.
+        reason: What went wrong.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task, self.reason = task, reason
+        super().__init__(f"task {task!r} failed: {reason}")

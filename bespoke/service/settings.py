@@ -1,0 +1,81 @@
+"""Everything that can be set, read from the environment with the prefix ``BESPOKE_``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """How one process of the service is set up; ``BESPOKE_PORT=9000`` sets ``port``.
+
+    Attributes:
+        var: Folder of the database and the artifacts, made when missing.
+        database_url: SQLAlchemy URL of SQLite or PostgreSQL; empty for SQLite in ``var``.
+        artifacts_url: A local folder or ``s3://bucket/prefix``; empty for a folder in ``var``.
+        s3_endpoint: Address of an S3 server that is not Amazon's; plain http is allowed for it.
+        s3_region: Region of the bucket.
+        s3_key_id: Access key id; empty for the environment's own.
+        s3_secret: Secret of the access key.
+        zoo: Folder of the supernets; empty for the bundled ones.
+        host: Address to listen on.
+        port: Port to listen on.
+        max_body_bytes: Largest body of a request.
+        embedded_worker: Whether the API process runs the jobs and holds the warm supernet.
+        worker_id: Name of this worker; a worker that restarts under its name resumes its jobs at once.
+        worker_jobs: Jobs that one worker runs at a time.
+        heartbeat_s: How often a worker says that it lives, and looks for jobs of dead ones.
+        worker_dead_s: Silence after which a worker counts as dead.
+        lease_ttl_s: How long a lease lasts after it was given or its heartbeat came.
+        max_lease_entries: Most measurements of one lease.
+        entries_per_step: ONNX files that one step of a campaign's preparation writes.
+        model_wait_s: How long a request waits for a model that is being made.
+        child_threads: Threads of the heavy work in a child process.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BESPOKE_", extra="ignore", frozen=True)
+
+    var: Path = Path("var")
+    database_url: str = ""
+    artifacts_url: str = ""
+    s3_endpoint: str = ""
+    s3_region: str = "us-east-1"
+    s3_key_id: str = ""
+    s3_secret: SecretStr = SecretStr("")
+    zoo: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8321, ge=0, le=65535)
+    max_body_bytes: int = Field(default=8 * 2**20, ge=1024)
+    embedded_worker: bool = True
+    worker_id: str = ""
+    worker_jobs: int = Field(default=1, ge=1)
+    heartbeat_s: float = Field(default=5.0, gt=0)
+    worker_dead_s: float = Field(default=30.0, gt=0)
+    lease_ttl_s: float = Field(default=60.0, gt=0)
+    max_lease_entries: int = Field(default=64, ge=1)
+    entries_per_step: int = Field(default=32, ge=1)
+    model_wait_s: float = Field(default=20.0, gt=0)
+    child_threads: int = Field(default=1, ge=1)
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.var.absolute() / 'bespoke.sqlite'}"
+
+    @property
+    def artifacts(self) -> str:
+        """The artifact folder or address in force."""
+        return self.artifacts_url or str(self.var.absolute() / "artifacts")
+
+    @property
+    def worker(self) -> str:
+        """The worker's name in force: the embedded one keeps its name over restarts."""
+        if self.worker_id:
+            return self.worker_id
+        return "embedded" if self.embedded_worker else f"{socket.gethostname()}-{os.getpid()}"
