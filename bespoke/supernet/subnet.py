@@ -1,8 +1,8 @@
-"""Cutting a static subnet out of a supernet, measuring it, and folding it for export."""
+"""Cutting a static subnet out of a supernet, and folding it for export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -19,12 +19,11 @@ from bespoke.supernet.layers import (
     FixedStatistics,
     InvertedBottleneck,
     Norm,
-    Normalise,
 )
 from bespoke.supernet.networks.chain import ChainSupernet, layer_name, make_layer, norm_sites, run_op
 from bespoke.supernet.onnx import write_onnx
 from bespoke.supernet.statistics import Statistics, StatisticsTable
-from bespoke.supernet.zoo import ZooEntry
+from bespoke.supernet.zoo import ZooEntry, describe
 
 
 class Subnet(nn.Module):
@@ -131,28 +130,6 @@ def fold(subnet: Subnet) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.detach().numpy() for name, tensor in folded.items()}
 
 
-@torch.no_grad()
-def top1(
-    network: ChainSupernet,
-    architecture: Architecture,
-    normalise: Normalise,
-    batches: Iterable[tuple[Tensor, Tensor]],
-) -> float:
-    """Share of images whose largest logit is their class, in [0, 1].
-
-    Args:
-        network: The supernet.
-        architecture: The subnet to measure.
-        normalise: Its BN statistics.
-        batches: Images (N, 3, R, R) at the architecture's resolution, and labels (N,).
-    """
-    right, seen = 0, 0
-    for x_NCHW, labels_N in batches:
-        right += int((network(x_NCHW, architecture, normalise).argmax(1) == labels_N).sum())
-        seen += len(labels_N)
-    return right / seen
-
-
 def load_supernet(entry: ZooEntry) -> tuple[ChainSupernet, StatisticsTable]:
     """Read a zoo entry's weights and statistics table.
 
@@ -174,18 +151,22 @@ def materialise(
     architecture: Architecture,
     metadata: Mapping[str, str] | None = None,
     *,
+    statistics: Statistics | None = None,
     dynamic_batch: bool = False,
 ) -> bytes:
-    """A subnet of a zoo entry as ONNX, with the statistics table's BN statistics.
+    """A subnet of a zoo entry as ONNX that says what it is.
 
     The entry's weights are read at the first call and kept. Same arguments, same bytes.
 
     Args:
         entry: The zoo entry.
         architecture: An architecture of its space.
-        metadata: Key-value pairs for the model's metadata.
+        metadata: Further key-value pairs, e.g. predicted figures and revisions.
+        statistics: Re-calibrated BN statistics; the supernet's table where none are given.
         dynamic_batch: Leave the batch open; otherwise it is 1.
     """
     network, table = _warm(entry)
-    subnet = extract(network, architecture, table.lookup(architecture))
-    return write_onnx(subnet.plan, fold(subnet), metadata=metadata, dynamic_batch=dynamic_batch)
+    source = "recalibrated" if statistics else "table"
+    subnet = extract(network, architecture, statistics or table.lookup(architecture))
+    told = {**describe(entry, architecture, source), **(metadata or {})}
+    return write_onnx(subnet.plan, fold(subnet), metadata=told, dynamic_batch=dynamic_batch)

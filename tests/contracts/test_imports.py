@@ -51,7 +51,9 @@ def test_what_runs_on_a_device_imports_without_the_service(module: str) -> None:
 
 
 def test_importing_the_ground_floor_is_quiet_and_reads_no_environment() -> None:
-    code = "import sys; import bespoke.supernet; print(sorted(m for m in sys.modules if m in ('torch', 'onnx')))"
+    code = (
+        "import sys; import bespoke.supernet; print(sorted(m for m in sys.modules if m in ('torch', 'onnx')))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert result.stderr == ""

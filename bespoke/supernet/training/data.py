@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.zoo import MEAN, STD
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 CROP_SHARE = 0.875
 

@@ -49,6 +49,31 @@ class Phase:
     smallest_area: float = 0.25
 
 
+def plain_recipe(resolutions: tuple[int, ...], epochs: tuple[float, float, float]) -> list[Phase]:
+    """Largest subnet, sandwich, table tuning.
+
+    The first two phases train at two thirds of the smallest resolution, which is cheap and, since
+    random crops enlarge what they show, close to what the network sees later at full size.
+
+    Args:
+        resolutions: The space's own, ascending.
+        epochs: Of the three phases.
+    """
+    low, middle = (max(32, round(resolutions[0] * share / 16) * 16) for share in (2 / 3, 5 / 6))
+    return [
+        Phase("largest", epochs[0], 2e-3, (low,), subnets="largest"),
+        Phase("sandwich", epochs[1], 1.5e-3, (low, low, middle)),
+        Phase(
+            "table tuning",
+            epochs[2],
+            5e-4,
+            (resolutions[0], *resolutions),
+            statistics="table",
+            smallest_area=0.35,
+        ),
+    ]
+
+
 def step_architectures(
     network: ChainSupernet, phase: Phase, resolution: int, rng: np.random.Generator
 ) -> list[Architecture]:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bespoke.supernet.architecture import SearchSpace
+from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import FileInvalid, NotFound
 from bespoke.supernet.spaces import space_from_json
 
 ROOT = Path(__file__).parent
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the pixels in [0, 1], per channel, where a card names no others: ImageNet's."""
 DIGESTED = ("space.json", "weights.safetensors", "statistics.safetensors")
 
 
@@ -71,6 +73,30 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
     card_path = folder / "card.json"
     card = _read_json(card_path) if card_path.is_file() else {}
     return ZooEntry(name, folder, space, digest.hexdigest(), card)
+
+
+def describe(entry: ZooEntry, architecture: Architecture, statistics: str) -> dict[str, str]:
+    """What an exported subnet says of itself, as ONNX metadata.
+
+    Args:
+        entry: The supernet that it was cut out of.
+        architecture: What was cut out.
+        statistics: Source of its BN statistics: ``table`` or ``recalibrated``.
+    """
+    mean, std = entry.card.get("mean", MEAN), entry.card.get("std", STD)
+    facts = {
+        "architecture": architecture.to_json(),
+        "space": entry.space.to_json(),
+        "supernet": entry.name,
+        "supernet_digest": entry.digest,
+        "classes": entry.card.get("classes", entry.space.classes),
+        "input_size": [3, architecture.resolution, architecture.resolution],
+        "input_layout": "NCHW, RGB, (x / 255 - mean) / std",
+        "mean": list(mean),
+        "std": list(std),
+        "bn_statistics": statistics,
+    }
+    return {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in facts.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

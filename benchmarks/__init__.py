@@ -1,0 +1,1 @@
+"""Performance, measured: each module runs as ``python -m benchmarks.NAME``."""
