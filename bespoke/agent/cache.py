@@ -1,0 +1,108 @@
+"""What an agent keeps on disk: networks by digest, and results that the service has not taken yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bespoke.supernet.errors import InvalidInput
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+LEASE = re.compile(r"[\w-]{1,128}")
+MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class ModelCache:
+    """ONNX files by sha256; the least recently used go first.
+
+    Attributes:
+        folder: Where the files lie.
+        most_bytes: How much they may take together.
+    """
+
+    folder: Path
+    most_bytes: int = MOST_BYTES
+
+    def get(self, sha256: str, fetch: Callable[[str], bytes]) -> bytes:
+        """A file by its digest, fetched where it is missing or damaged.
+
+        Args:
+            sha256: The digest, in hex.
+            fetch: From a digest to the bytes.
+
+        Raises:
+            InvalidInput: The digest is none, or what was fetched does not match it.
+        """
+        if not DIGEST.fullmatch(sha256):
+            raise InvalidInput(f"artifact digest: got {sha256!r}, expected 64 hexadecimal digits")
+        path = self.folder / f"{sha256}.onnx"
+        if path.exists():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == sha256:
+                os.utime(path)
+                return content
+        content = fetch(sha256)
+        got = hashlib.sha256(content).hexdigest()
+        if got != sha256:
+            raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
+        self._make_room(len(content))
+        _write(path, content)
+        return content
+
+    def _make_room(self, size: int) -> None:
+        if not self.folder.exists():
+            return
+        files = sorted(self.folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
+        used = sum(file.stat().st_size for file in files)
+        for file in files:
+            if used + size <= self.most_bytes:
+                return
+            used -= file.stat().st_size
+            file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Results on disk until the service has taken them, so that neither a cut line nor a reboot loses any.
+
+    Attributes:
+        folder: One file per lease.
+    """
+
+    folder: Path
+
+    def put(self, lease_id: str, results: Sequence[dict[str, Any]]) -> None:
+        """Keep the results of a lease; none removes it."""
+        path = self._path(lease_id)
+        if results:
+            _write(path, json.dumps(list(results)).encode())
+        else:
+            path.unlink(missing_ok=True)
+
+    def waiting(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """What earlier runs left: (lease id, results)."""
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                yield path.stem, json.loads(path.read_text())
+            except (OSError, ValueError):
+                path.unlink(missing_ok=True)
+
+    def _path(self, lease_id: str) -> Path:
+        if not LEASE.fullmatch(lease_id):
+            raise InvalidInput(f"lease id: got {lease_id!r}, expected letters, digits, _ and -")
+        return self.folder / f"{lease_id}.json"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,44 @@
+"""Latency tables: what each op costs on a device, how that is measured, and how good it is."""
+
+from bespoke.latency_tables.official import read_official
+from bespoke.latency_tables.profile import DeviceProfile
+from bespoke.latency_tables.profiling import (
+    EFFORTS,
+    ProfilingEffort,
+    ProfilingEntry,
+    ProfilingPlan,
+    Report,
+    build_table,
+    entry_onnx,
+    plan_profiling,
+)
+from bespoke.latency_tables.quality import Correction, QualityCard
+from bespoke.latency_tables.table import (
+    LatencyStat,
+    LatencyTable,
+    TablePricer,
+    covered_space,
+    read_table,
+)
+from bespoke.latency_tables.timing import Timing
+
+__all__ = [
+    "EFFORTS",
+    "Correction",
+    "DeviceProfile",
+    "LatencyStat",
+    "LatencyTable",
+    "ProfilingEffort",
+    "ProfilingEntry",
+    "ProfilingPlan",
+    "QualityCard",
+    "Report",
+    "TablePricer",
+    "Timing",
+    "build_table",
+    "covered_space",
+    "entry_onnx",
+    "plan_profiling",
+    "read_official",
+    "read_table",
+]

@@ -1,0 +1,224 @@
+"""How well a table predicts whole subnets: the correction that is fitted, and the card that says so."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.supernet.errors import InvalidInput
+
+Floats = NDArray[np.float64]
+
+COVERAGE = 0.9
+"""Share of subnets that the conformal interval is to contain."""
+SIMPLER_WITHIN = 1.1
+"""A simpler correction is taken while its error is within this factor of the best one's."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """From the sum of an architecture's ops to the latency of the whole network.
+
+        latency = overhead_ms + scale * sum(op_ms) + weights_ms_per_mb * weights_mb
+
+    Attributes:
+        overhead_ms: Per network. Negative where the ops' own calls, which a whole network makes
+            only once, cost more than what a network adds.
+        scale: Of the sum of the ops.
+        weights_ms_per_mb: Per megabyte (10^6 bytes) of fp32 weights. An op that is measured alone
+            finds its weights in the cache from the run before; in a network each run fetches them.
+    """
+
+    overhead_ms: float = 0.0
+    scale: float = 1.0
+    weights_ms_per_mb: float = 0.0
+
+    def apply(self, sums_ms: Floats, weights_mb: Floats) -> Floats:
+        """Latencies in ms of networks by their op sums and weights, both (N,)."""
+        return self.overhead_ms + self.scale * sums_ms + self.weights_ms_per_mb * weights_mb
+
+
+@dataclass(frozen=True)
+class QualityCard:
+    """Errors of a table on whole subnets that its correction never saw, relative to the measurement.
+
+    Attributes:
+        mape: Mean of the absolute relative errors.
+        p95_error: Their 95th percentile.
+        worst_error: The largest.
+        within_5pct: Share of the subnets within 5%.
+        within_10pct: Share within 10%.
+        spearman: Rank correlation of prediction and measurement.
+        kendall: Kendall's tau-b of the same.
+        repeat_mape: The device's own: a subnet's measurement in one round against its mean over
+            the rounds.
+        subnets: How many subnets the errors are over.
+        samples: Timed samples in all, ops and subnets.
+        rejected: Samples rejected as outliers.
+        duration_s: How long the measuring took.
+        drift: How far sentinels, measured in every round, moved between their fastest and their
+            slowest round, as a share; mean over the sentinels.
+    """
+
+    mape: float
+    p95_error: float
+    worst_error: float
+    within_5pct: float
+    within_10pct: float
+    spearman: float
+    kendall: float
+    repeat_mape: float
+    subnets: int
+    samples: int
+    rejected: int
+    duration_s: float
+    drift: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> QualityCard:
+        """Read a card.
+
+        Raises:
+            InvalidInput: A field is missing or unknown.
+        """
+        names = {f.name for f in fields(QualityCard)}
+        if not names >= set(data) >= names - {"drift"}:
+            raise InvalidInput(f"quality card: got the fields {sorted(data)}, expected {sorted(names)}")
+        return QualityCard(**data)
+
+
+def fit_correction(sums_ms: Floats, weights_mb: Floats, measured_ms: Floats) -> tuple[Correction, float]:
+    """Fit a correction by least absolute relative deviations.
+
+    The forms are: scale alone; with an overhead; with weights; with both. Each is solved exactly:
+    an optimum of a linear L1 problem passes through as many points as it has parameters, so all
+    such lines are tried. The form is the simplest whose leave-one-out error is within
+    ``SIMPLER_WITHIN`` of the best. One disturbed subnet moves neither.
+
+    Args:
+        sums_ms: (N,) sums of the ops of each subnet, N >= 1.
+        weights_mb: (N,) megabytes of weights of each.
+        measured_ms: (N,) what was measured, positive.
+
+    Returns:
+        The correction, and its leave-one-out mean absolute relative error (infinite for N = 1).
+    """
+    forms = ((0,), (0, 1), (0, 2), (0, 1, 2))
+    columns = np.stack([sums_ms, np.ones_like(sums_ms), weights_mb], axis=1) / measured_ms[:, None]
+    smallest_ms = float(sums_ms.min())
+    fits = [fit for form in forms if (fit := _least_deviations(columns, form, smallest_ms)) is not None]
+    if not fits:
+        return Correction(), math.inf
+    best = min(error for _, error in fits)
+    (scale, overhead, weights), error = next(fit for fit in fits if fit[1] <= best * SIMPLER_WITHIN)
+    return Correction(float(overhead), float(scale), float(weights)), error
+
+
+def _least_deviations(
+    columns: Floats, form: tuple[int, ...], smallest_ms: float
+) -> tuple[Floats, float] | None:
+    """Coefficients (scale, overhead, weights) of the form, and the leave-one-out error.
+
+    ``columns`` are divided by the measurement, so that every target is 1. A line makes sense where
+    more ops and more weights never make a network faster, and a negative overhead takes back at
+    most half of the smallest sum. None where no combination of points determines such a line.
+    """
+    count, size = len(columns), len(form)
+    chosen = np.array(list(itertools.combinations(range(count), size)), np.int64).reshape(-1, size)
+    systems = columns[chosen][:, :, form]
+    solvable = np.abs(np.linalg.det(systems)) > 1e-9 if len(systems) else np.zeros(0, bool)
+    chosen, systems = chosen[solvable], systems[solvable]
+    coefficients = np.zeros((len(chosen), 3))
+    coefficients[:, form] = np.linalg.solve(systems, np.ones((len(chosen), size, 1)))[:, :, 0]
+    residuals = np.abs(coefficients @ columns.T - 1)
+    scale, overhead, weights = coefficients.T
+    sensible = (scale > 0) & (weights >= 0) & (overhead >= -scale * smallest_ms / 2)
+    chosen, coefficients, residuals = chosen[sensible], coefficients[sensible], residuals[sensible]
+    if not len(chosen):
+        return None
+    totals = residuals.sum(axis=1)
+    left_out = []
+    for i in range(count):
+        others = ~(chosen == i).any(axis=1)
+        if others.any():
+            without = np.where(others, totals - residuals[:, i], np.inf)
+            left_out.append(residuals[without.argmin(), i])
+    error = float(np.mean(left_out)) if left_out else math.inf
+    return coefficients[totals.argmin()], error
+
+
+def conformal_half_width(predicted_ms: Floats, measured_ms: Floats, coverage: float = COVERAGE) -> float:
+    """Relative half width that contains a new subnet's latency with a probability of ``coverage``.
+
+    Split conformal: the ceil((N + 1) coverage)-th smallest error, relative to the prediction, of
+    subnets that were not fitted on. With fewer than 9 subnets 90% cannot be promised: the largest
+    error is taken, which covers N / (N + 1).
+
+    Source: Lei et al., Distribution-free predictive inference for regression (JASA 2018), 2.2.
+    """
+    errors = np.sort(np.abs(measured_ms - predicted_ms) / predicted_ms)
+    rank = min(math.ceil((len(errors) + 1) * coverage), len(errors))
+    return float(errors[rank - 1])
+
+
+def quality_card(
+    predicted_ms: Floats,
+    measured_ms: Floats,
+    *,
+    repeat_mape: float,
+    samples: int,
+    rejected: int,
+    duration_s: float,
+    drift: float,
+) -> QualityCard:
+    """Compare predictions and measurements of subnets, both (N,) with N >= 1."""
+    errors = np.abs(predicted_ms - measured_ms) / measured_ms
+    return QualityCard(
+        mape=float(errors.mean()),
+        p95_error=float(np.quantile(errors, 0.95)),
+        worst_error=float(errors.max()),
+        within_5pct=float((errors <= 0.05).mean()),
+        within_10pct=float((errors <= 0.10).mean()),
+        spearman=spearman(predicted_ms, measured_ms),
+        kendall=kendall(predicted_ms, measured_ms),
+        repeat_mape=repeat_mape,
+        subnets=len(errors),
+        samples=samples,
+        rejected=rejected,
+        duration_s=duration_s,
+        drift=drift,
+    )
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Rank correlation of two (N,) arrays, ties by mean rank; 0 where one of them is constant."""
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
+    spread = ranks_a.std() * ranks_b.std()
+    if spread == 0:
+        return 0.0
+    return float(((ranks_a - ranks_a.mean()) * (ranks_b - ranks_b.mean())).mean() / spread)
+
+
+def kendall(a: Floats, b: Floats) -> float:
+    """Kendall's tau-b of two (N,) arrays; 0 where one of them is constant."""
+    above = np.triu_indices(len(a), 1)
+    order_a = np.sign(a[:, None] - a)[above]
+    order_b = np.sign(b[:, None] - b)[above]
+    untied = math.sqrt(float(np.abs(order_a).sum()) * float(np.abs(order_b).sum()))
+    return float((order_a * order_b).sum()) / untied if untied else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], np.float64)

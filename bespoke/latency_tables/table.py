@@ -1,0 +1,352 @@
+"""LatencyTable: what each op of a space costs on one device, and so what every architecture does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.latency_tables.profile import DeviceProfile, canonical_digest
+from bespoke.latency_tables.quality import Correction, QualityCard
+from bespoke.supernet.architecture import Genomes, Plan, SearchSpace, cardinalities
+from bespoke.supernet.cost import BYTES_PER_VALUE, SlotTable, op_weights
+from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, TableIncomplete
+from bespoke.supernet.ops import Op, OpKey, parse_key
+from bespoke.supernet.spaces import space_from_json
+
+__all__ = [
+    "Correction",
+    "DeviceProfile",
+    "LatencyStat",
+    "LatencyTable",
+    "QualityCard",
+    "TablePricer",
+    "covered_space",
+    "read_table",
+]
+
+FORMAT = "bespoke-latency-table/1"
+BYTES_PER_MB = 1e6
+
+Statistic = Literal["low", "median", "mean"]
+STATISTICS: Mapping[Statistic, str] = {"low": "low_ms", "median": "median_ms", "mean": "mean_ms"}
+
+
+@dataclass(frozen=True)
+class LatencyStat:
+    """The samples of one op in brief.
+
+    Attributes:
+        median_ms: Median.
+        low_ms: 10th percentile of the quietest round: what the op costs when nothing disturbs it.
+        mean_ms: Mean.
+        samples: How many samples these are over.
+        rejected: How many more were rejected as outliers.
+    """
+
+    median_ms: float
+    low_ms: float
+    mean_ms: float
+    samples: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """OpKey to LatencyStat for one DeviceProfile, with its correction and its quality card.
+
+    Attributes:
+        profile: What the table is valid for.
+        stats: One entry per op.
+        correction: From sums of ops to whole networks.
+        quality: Errors on whole subnets; None where nobody measured any.
+        interval: Relative half width of the 90% interval of a prediction; 0 where ``quality`` is
+            None: unknown, not exact.
+        statistic: Which number of a ``LatencyStat`` prices.
+        by_resolution: Stats that hold at one input resolution only, by that resolution. Published
+            tables time the same op again in each resolution's file, and mean each for its own;
+            ``stats`` then holds the mean over the files.
+    """
+
+    profile: DeviceProfile
+    stats: Mapping[OpKey, LatencyStat]
+    correction: Correction = field(default_factory=Correction)
+    quality: QualityCard | None = None
+    interval: float = 0.0
+    statistic: Statistic = "median"
+    by_resolution: Mapping[int, Mapping[OpKey, LatencyStat]] = field(default_factory=dict)
+
+    @cached_property
+    def revision(self) -> str:
+        """sha256, in hex, of the canonical JSON."""
+        return canonical_digest(self.to_json())
+
+    @property
+    def label(self) -> str:
+        """How messages call this table."""
+        return f"{self.profile.device}, {self.profile.runtime} runtime, {self.profile.threads or '?'} threads"
+
+    def op_ms(self, op: Op, resolution: int | None = None) -> float:
+        """What one op adds to a network, correction included but for the overhead, in ms.
+
+        Args:
+            op: Any op that the table has.
+            resolution: Side of the network's input in pixels, where stats depend on it.
+
+        Raises:
+            TableIncomplete: The table lacks the op.
+        """
+        weights_mb = op_weights(op) * BYTES_PER_VALUE / BYTES_PER_MB
+        measured = self._measured_ms(op.key, resolution)
+        return self.correction.scale * measured + self.correction.weights_ms_per_mb * weights_mb
+
+    def predict(self, plan: Plan) -> float:
+        """Latency of a network in ms; of a routed one, on its slowest route.
+
+        Raises:
+            TableIncomplete: The table lacks an op of the plan.
+        """
+        missing = sorted({op.key for op in plan.ops} - set(self.stats))
+        if missing:
+            raise TableIncomplete(missing, self.label)
+        resolution = plan.in_shape[0]
+        segments = [math.fsum(self.op_ms(op, resolution) for op in s.ops) for s in plan.segments]
+        slowest = max(math.fsum(segments[i] for i in route.segments) for route in plan.routes)
+        return self.correction.overhead_ms + slowest
+
+    def missing(self, space: SearchSpace) -> tuple[OpKey, ...]:
+        """The ops of a space that the table lacks, in the space's order."""
+        return tuple(dict.fromkeys(op.key for _, op in _slot_ops(space) if op and op.key not in self.stats))
+
+    def covered_resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """The resolutions of a space of which the table has every op."""
+        resolutions = space.dimensions[-1].choices
+        uncovered: set[int] = set()
+        for resolution, op in _slot_ops(space):
+            if op and op.key not in self.stats:
+                uncovered |= set(resolutions) if resolution is None else {resolution}
+        return tuple(r for r in resolutions if r not in uncovered)
+
+    def pricer(self, space: SearchSpace) -> TablePricer:
+        """Everything needed to price populations of a space.
+
+        Raises:
+            TableIncomplete: The table lacks ops of the space; see ``covered_space``.
+        """
+        return TablePricer(self, space)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back."""
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "profile": self.profile.to_json(),
+            "statistic": self.statistic,
+            "correction": asdict(self.correction),
+            "interval": self.interval,
+            "quality": self.quality.to_json() if self.quality else None,
+            "stats": _stats_to_json(self.stats),
+        }
+        if self.by_resolution:
+            data["by_resolution"] = {
+                str(resolution): _stats_to_json(self.by_resolution[resolution])
+                for resolution in sorted(self.by_resolution)
+            }
+        return data
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> LatencyTable:
+        """Read a table.
+
+        Raises:
+            InvalidInput: Names what is wrong and what was expected.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            got = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidInput(f"latency table: got format {got!r}, expected {FORMAT!r}")
+        try:
+            table = LatencyTable(
+                profile=DeviceProfile.from_json(data["profile"]),
+                stats=_stats_from_json(data["stats"]),
+                correction=Correction(**data["correction"]),
+                quality=QualityCard.from_json(data["quality"]) if data["quality"] else None,
+                interval=float(data["interval"]),
+                statistic=data["statistic"],
+                by_resolution={
+                    int(resolution): _stats_from_json(stats)
+                    for resolution, stats in data.get("by_resolution", {}).items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(f"latency table: {type(error).__name__}: {error}") from error
+        if table.statistic not in STATISTICS or not 0 <= table.interval < math.inf:
+            raise InvalidInput(
+                f"latency table: got statistic {table.statistic!r} and interval {table.interval!r}, "
+                f"expected one of {list(STATISTICS)} and a share"
+            )
+        return table
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> LatencyTable:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileInvalid: The file is missing, or is no table of ours.
+        """
+        try:
+            return LatencyTable.from_json(json.loads(path.read_text()))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise FileInvalid(path, f"expected a latency table as JSON; {error}") from error
+        except FileInvalid:
+            raise
+        except BespokeError as error:
+            raise FileInvalid(path, str(error)) from error
+
+    def _measured_ms(self, key: OpKey, resolution: int | None) -> float:
+        stat = self.by_resolution.get(resolution or 0, {}).get(key) or self.stats.get(key)
+        if stat is None:
+            raise TableIncomplete([key], self.label)
+        return float(getattr(stat, STATISTICS[self.statistic]))
+
+
+class TablePricer:
+    """The latency of many genomes at once; equal to ``table.predict(space.plan(a))`` for each.
+
+    Attributes:
+        table: Where the numbers come from.
+        space: Whose genomes are priced.
+    """
+
+    def __init__(self, table: LatencyTable, space: SearchSpace) -> None:
+        """Look every op up once.
+
+        Raises:
+            TableIncomplete: The table lacks ops of the space.
+        """
+        missing = table.missing(space)
+        if missing:
+            raise TableIncomplete(missing, table.label)
+        self.table, self.space = table, space
+        self._slots = SlotTable(space, table.op_ms)
+        if table.by_resolution:
+            # The entries of a SlotTable stand in the order of the slots' ops.
+            self._slots.values = np.array(
+                [table.op_ms(op, resolution) if op else 0.0 for resolution, op in _slot_ops(space)]
+            )
+
+    def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Latencies in ms, shape (N,), of genomes of shape (N, G)."""
+        return self.table.correction.overhead_ms + self._slots.total(genomes)
+
+    def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper end of the 90% interval around predicted latencies, both (N,)."""
+        return latency_ms * max(0.0, 1 - self.table.interval), latency_ms * (1 + self.table.interval)
+
+
+def covered_space(table: LatencyTable, space: SearchSpace) -> SearchSpace:
+    """The space with only those resolutions that the table covers.
+
+    Raises:
+        TableIncomplete: It covers none.
+    """
+    resolutions = table.covered_resolutions(space)
+    if not resolutions:
+        raise TableIncomplete(table.missing(space), table.label)
+    return space_from_json(space.to_json() | {"resolutions": list(resolutions)})
+
+
+def read_table(paths: Sequence[Path]) -> LatencyTable:
+    """Read a latency table from files or folders, and merge several into one.
+
+    Args:
+        paths: Ours (``.json``) or published Once-for-All tables (``.yaml``, one a resolution), or
+            folders of either.
+
+    Raises:
+        FileInvalid: A file cannot be read, is neither, or does not fit the others.
+    """
+    files = [file for path in paths for file in _table_files(Path(path))]
+    if not files:
+        raise FileInvalid(", ".join(map(str, paths)) or "no path", "expected at least one latency table")
+    published = [file for file in files if file.suffix != ".json"]
+    if not published:
+        return _merge([(file, LatencyTable.load(file)) for file in files])
+    if len(published) < len(files):
+        ours = next(file for file in files if file.suffix == ".json")
+        raise FileInvalid(ours, "a .json table cannot be merged with published .yaml tables; give one kind")
+    from bespoke.latency_tables.official import read_official
+
+    return read_official(published)
+
+
+def _table_files(path: Path) -> list[Path]:
+    suffixes = (".json", ".yaml", ".yml")
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+        if not found:
+            raise FileInvalid(path, f"the folder holds no latency table (no {', '.join(suffixes)} file)")
+        return found
+    if not path.is_file():
+        raise FileInvalid(path, "no such file or folder; expected a latency table")
+    if path.suffix not in suffixes:
+        raise FileInvalid(path, f"expected a latency table ending in {', '.join(suffixes)}")
+    return [path]
+
+
+def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
+    """One table of several; of an op that two have, the one with more samples."""
+    (first, merged), *others = tables
+    for path, table in others:
+        if table.profile.digest != merged.profile.digest:
+            raise FileInvalid(path, f"is of another device profile than {first}; tables do not mix")
+        if (table.correction, table.statistic) != (merged.correction, merged.statistic):
+            raise FileInvalid(path, f"has another correction than {first}; profile one space for both")
+        by_samples = sorted([*merged.stats.items(), *table.stats.items()], key=lambda item: item[1].samples)
+        same = table.quality == merged.quality
+        merged = replace(
+            merged,
+            stats=dict(by_samples),
+            quality=merged.quality if same else None,
+            interval=max(merged.interval, table.interval),
+            by_resolution={**merged.by_resolution, **table.by_resolution},
+        )
+    return merged
+
+
+def _slot_ops(space: SearchSpace) -> Iterator[tuple[int | None, Op | None]]:
+    """Each entry of each slot with its input resolution; None where the slot does not depend on it."""
+    sizes = cardinalities(space)
+    resolutions = space.dimensions[-1].choices
+    resolution_gene = len(sizes) - 1
+    for slot in space.slots:
+        if resolution_gene not in slot.genes:
+            yield from ((None, op) for op in slot.ops)
+            continue
+        # Genes ascend, so the resolution is the last one and changes fastest.
+        for i, op in enumerate(slot.ops):
+            yield resolutions[i % len(resolutions)], op
+
+
+def _stats_to_json(stats: Mapping[OpKey, LatencyStat]) -> dict[str, Any]:
+    return {key: asdict(stats[key]) for key in sorted(stats)}
+
+
+def _stats_from_json(data: Mapping[str, Any]) -> dict[OpKey, LatencyStat]:
+    stats = {parse_key(text).key: LatencyStat(**stat) for text, stat in data.items()}
+    for key, stat in stats.items():
+        for name in STATISTICS.values():
+            value = getattr(stat, name)
+            if not 0 <= value < math.inf:
+                raise InvalidInput(f"latency table, {key}: got {name} {value!r}, expected ms of at least 0")
+    return stats
