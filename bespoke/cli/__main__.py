@@ -1,0 +1,5 @@
+"""``python -m bespoke.cli``: the same as the ``bespoke`` command."""
+
+from bespoke.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""``bespoke agent`` and ``bespoke profile``: devices and their latency tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bespoke.client import Client
+from bespoke.supernet.errors import Unavailable
+
+OVER = ("succeeded", "failed", "cancelled")
+POLL_S = 0.5
+SERVER = "http://127.0.0.1:8321"
+
+Server = Annotated[str, typer.Option(envvar="BESPOKE_SERVER", help="Where the service is.")]
+Key = Annotated[str, typer.Option(envvar="BESPOKE_KEY", help="API key.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(agent)
+    app.command()(profile)
+
+
+def agent(
+    key: Key,
+    server: Server = SERVER,
+    name: Annotated[str, typer.Option(help="A label for people; the fingerprint tells devices apart.")] = "",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    provider: Annotated[str | None, typer.Option(help="Execution provider of the runtime.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for networks and results that wait.")] = Path(
+        "var/agent"
+    ),
+    once: Annotated[bool, typer.Option(help="Stop when work has come and run out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each event.")] = False,
+) -> None:
+    """Measure on this device what the service asks for; needs a key of scope agent."""
+    from bespoke.agent import AgentEvent, AgentSettings, device_profile, open_runtime, run_agent
+
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+
+    def tell(event: AgentEvent) -> None:
+        line = {"event": event.kind, "detail": event.detail, "measured": event.measured}
+        print(json.dumps(line) if as_json else f"{event.kind:10} {event.detail}", flush=True)
+
+    def wait(seconds: float) -> None:
+        stopped.wait(seconds)
+
+    runtime = open_runtime(threads=threads, provider=provider)
+    label = name or platform.machine()
+    with Client(server, key) as client:
+        done = run_agent(
+            client,
+            device_profile(label, runtime),
+            runtime=runtime,
+            settings=AgentSettings(name=label, cache=cache, once=once, longest_poll_s=5.0),
+            stop=stopped.is_set,
+            progress=tell,
+            sleep=wait,
+        )
+    told = {"device_id": done.device_id, "measured": done.measured, "failed": done.failed}
+    print(json.dumps({"event": "stopped", **told}) if as_json else f"measured {done.measured} entries")
+
+
+def profile(
+    key: Key,
+    device: Annotated[str, typer.Option(help="Id or name of an enrolled device.")],
+    supernet: Annotated[str, typer.Option(help="Name of a supernet of the zoo.")] = "ofa-mbv3-imagenette",
+    effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
+    server: Server = SERVER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the campaign as one JSON object.")] = False,
+) -> None:
+    """Make a device's latency table: post a campaign and follow it; needs a key of scope device:admin."""
+    console = Console(stderr=as_json)
+    with Client(server, key) as client:
+        found = [d for d in client.devices() if device in (d["id"], d["name"])]
+        device_id = found[0]["id"] if found else device
+        campaign = client.create_campaign(device_id, supernet, effort)
+        campaign = follow_campaign(console, client, device_id, campaign["id"])
+    if as_json:
+        print(json.dumps(campaign))
+    else:
+        console.print(f"latency table {campaign['table_revision']}")
+
+
+def follow_campaign(console: Console, client: Client, device_id: str, campaign_id: str) -> dict[str, Any]:
+    """Show a campaign's progress until it is over.
+
+    Returns:
+        The campaign, which has succeeded.
+
+    Raises:
+        Unavailable: It failed or was cancelled.
+    """
+    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("preparing", total=None)
+        while True:
+            campaign = client.campaign(device_id, campaign_id)
+            done = campaign["progress"]
+            total = done["total"] or None
+            progress.update(task, description=campaign["state"], completed=done["done"], total=total)
+            if campaign["state"] in OVER:
+                break
+            time.sleep(POLL_S)
+    if campaign["state"] != "succeeded":
+        raise Unavailable(
+            f"campaign {campaign_id} {campaign['state']}: {campaign['error'] or 'no reason given'}"
+        )
+    return campaign
