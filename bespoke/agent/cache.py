@@ -78,8 +78,8 @@ class Spool:
 
     folder: Path
 
-    def put(self, lease_id: str, results: Sequence[dict[str, Any]]) -> None:
-        """Keep the results of a lease; none removes it."""
+    def keep(self, lease_id: str, results: Sequence[dict[str, Any]]) -> None:
+        """Write all results of a lease that the service has not taken; none removes the file."""
         path = self._path(lease_id)
         if results:
             _write(path, json.dumps(list(results)).encode())
@@ -91,7 +91,7 @@ class Spool:
         for path in sorted(self.folder.glob("*.json")):
             try:
                 yield path.stem, json.loads(path.read_text())
-            except (OSError, ValueError):
+            except ValueError:
                 path.unlink(missing_ok=True)
 
     def _path(self, lease_id: str) -> Path:

@@ -118,8 +118,7 @@ def run_agent(
             mend is retried.
     """
     agent = _Agent(client, runtime, settings, stop, progress, sleep)
-    with pinned(runtime.threads) if settings.pin else nullcontext():
-        return agent.run(profile)
+    return agent.run(profile)
 
 
 @dataclass
@@ -167,22 +166,17 @@ class _Agent:
         self.rng.shuffle(entries)
         self.summary = replace(self.summary, leases=self.summary.leases + 1)
         self._tell("leased", f"{len(entries)} entries")
-        spool = Spool(self.settings.cache / "results")
-        results: list[dict[str, Any]] = []
+        waiting: list[dict[str, Any]] = []
         with _heartbeat(self.client, lease_id, float(lease.get("ttl_s") or 60)) as lost:
             for entry in entries:
                 if self.stop() or lost.is_set():
                     break
-                results.append(self._measure(entry, timing))
-                if len(results) >= self.settings.report_every:
-                    spool.put(lease_id, results)
-                    self._hand_in(lease_id, results)
-                    results = []
+                waiting.append(self._measure(entry, timing))
+                if len(waiting) >= self.settings.report_every:
+                    waiting = self._hand_in(lease_id, waiting)
         if lost.is_set():
             self._tell("lost", lease_id)
-        spool.put(lease_id, results)
-        if results:
-            self._hand_in(lease_id, results)
+        self._hand_in(lease_id, waiting)
 
     def _measure(self, entry: Mapping[str, Any], timing: Timing) -> dict[str, Any]:
         """One result. Whatever a network does to the runtime, the agent lives on and says so."""
@@ -190,7 +184,9 @@ class _Agent:
         cache = ModelCache(self.settings.cache / "models")
         try:
             model = cache.get(entry["sha256"], self._fetch)
-            measured = measure(lambda: self.runtime.load(model), timing)
+            # Pinned here only: the heartbeat's thread must not inherit the core.
+            with pinned(self.runtime.threads) if self.settings.pin else nullcontext():
+                measured = measure(lambda: self.runtime.load(model), timing)
             result |= {
                 "samples_ms": [round(sample, 6) for sample in measured.samples_ms],
                 "cold_ms": measured.cold_ms,
@@ -211,17 +207,26 @@ class _Agent:
             raise Unavailable("stopped while the service could not be reached")
         return content
 
-    def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> None:
-        """Report until it is taken; results that nobody will ever take are dropped."""
+    def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Report until it is taken; returns what was not, because ``stop`` came first.
+
+        Results that nobody will ever take (the campaign is gone) are dropped.
+        """
+        if not results:
+            return []
+        spool = Spool(self.settings.cache / "results")
+        spool.keep(lease_id, results)
         try:
             answer = self._persist(lambda: self.client.report(lease_id, results))
         except ApiError as error:
             if error.status in (401, 403):
                 raise
             answer = {"accepted": 0, "refused": str(error)}
-        if answer is not None:
-            Spool(self.settings.cache / "results").put(lease_id, [])
-            self._tell("reported", str(answer))
+        if answer is None:
+            return results
+        spool.keep(lease_id, [])
+        self._tell("reported", str(answer))
+        return []
 
     def _hand_in_waiting(self) -> None:
         for lease_id, results in Spool(self.settings.cache / "results").waiting():

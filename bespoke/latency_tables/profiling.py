@@ -326,17 +326,19 @@ class _Subnet:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Samples by entry and round, outliers taken out.
+    """Samples by entry and round.
 
     Attributes:
         plan: What was asked for.
-        kept: (n,) samples in ms by entry id and round.
+        raw: (n,) samples in ms by entry id and round, all of them.
+        kept: The same without outliers, and without rounds that were nothing else.
         rejected: How many outliers by entry id.
         errors: What went wrong, by entry id.
         busy_s: Sum of all samples, in seconds.
     """
 
     plan: ProfilingPlan
+    raw: dict[str, dict[int, Floats]]
     kept: dict[str, dict[int, Floats]]
     rejected: dict[str, int]
     errors: dict[str, str]
@@ -364,7 +366,7 @@ class _Measured:
             kept[entry_id] = {number: samples for number, samples in inside.items() if samples.size}
             rejected[entry_id] = sum(int((samples > limit).sum()) for samples in rounds.values())
         busy_s = sum(float(samples.sum()) for rounds in raw.values() for samples in rounds.values()) / 1e3
-        return _Measured(plan, kept, rejected, errors, busy_s)
+        return _Measured(plan, raw, kept, rejected, errors, busy_s)
 
     def stat(self, entry_id: str) -> LatencyStat:
         """An entry's samples in brief."""
@@ -394,8 +396,8 @@ class _Measured:
         summary = _low if statistic == "low" else _median
         errors: list[float] = []
         for entry in self.plan.entries:
-            if entry.kind == "subnet" and len(self.kept.get(entry.id, {})) > 1:
-                values = np.array([summary(samples) for samples in self.kept[entry.id].values()])
+            if entry.kind == "subnet" and len(self.raw.get(entry.id, {})) > 1:
+                values = np.array([summary(samples) for samples in self.raw[entry.id].values()])
                 errors += list(np.abs(values - values.mean()) / values.mean())
         return float(np.mean(errors)) if errors else 0.0
 
@@ -403,8 +405,8 @@ class _Measured:
         """Between a sentinel's fastest and slowest round, relative to the fastest; mean over them."""
         spreads = []
         for entry in self.plan.entries:
-            if entry.kind == "sentinel" and entry.id in self.kept:
-                values = [_low(samples) for samples in self.kept[entry.id].values()]
+            if entry.kind == "sentinel" and entry.id in self.raw:
+                values = [_low(samples) for samples in self.raw[entry.id].values()]
                 spreads.append(max(values) / min(values) - 1)
         return float(np.mean(spreads)) if spreads else 0.0
 

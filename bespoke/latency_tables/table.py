@@ -245,6 +245,16 @@ class TablePricer:
                 [table.op_ms(op, resolution) if op else 0.0 for resolution, op in _slot_ops(space)]
             )
 
+    @property
+    def slots(self) -> SlotTable:
+        """What each slot adds, in ms; a search reads exact minima from it."""
+        return self._slots
+
+    @property
+    def overhead_ms(self) -> float:
+        """What every network costs beside its slots."""
+        return self.table.correction.overhead_ms
+
     def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
         """Latencies in ms, shape (N,), of genomes of shape (N, G)."""
         return self.table.correction.overhead_ms + self._slots.total(genomes)
