@@ -6,7 +6,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from bespoke.predictors.accuracy import Layer, MlpPredictor, default_encoding
+from bespoke.supernet.architecture import SearchSpace
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -18,6 +22,16 @@ def official() -> Path:
     if not (folder / "reference_values.json").is_file():
         pytest.skip(f"no published OFA files in {folder}; set BESPOKE_OFFICIAL to their folder")
     return folder
+
+
+def random_predictor(space: SearchSpace) -> MlpPredictor:
+    """A small predictor with random weights: every architecture has another top-1."""
+    encoding = default_encoding(space)
+    _, features = encoding.features(space)
+    rng = np.random.default_rng(0)
+    first = Layer(rng.normal(0, 0.3, (features, 16)).astype(np.float32), np.zeros(16, np.float32))
+    last = Layer(rng.normal(0, 0.02, (16, 1)).astype(np.float32), np.full(1, 0.7, np.float32))
+    return MlpPredictor(space, encoding, ((first, last),), half_width=0.02)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +58,7 @@ def random_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             table.counts[site].fill_(1)
     save_weights(network, folder / "weights.safetensors")
     save_statistics(table, folder / "statistics.safetensors")
+    random_predictor(tiny).save(folder / "predictor.json")
     (folder / "space.json").write_text(json.dumps(tiny.to_json()))
     (folder / "card.json").write_text(json.dumps({"summary": "random weights, for tests"}))
     return root

@@ -127,8 +127,8 @@ def _print_quality(console: Console, table: dict[str, Any]) -> None:
     quality = table["quality"]
     if quality:
         console.print(
-            f"latency table {table['revision'][:12]}: {len(table['stats'])} ops; on {quality['subnets']} held-out "
-            f"whole subnets a mean error of {100 * quality['mape']:.1f}% "
+            f"latency table {table['revision'][:12]}: {len(table['stats'])} ops; "
+            f"on {quality['subnets']} held-out whole subnets a mean error of {100 * quality['mape']:.1f}% "
             f"(the device's own repeat error: {100 * quality['repeat_mape']:.1f}%)"
         )
 
@@ -173,10 +173,12 @@ def _print_curl(
     console: Console, service: LocalService, supernet: str, device: str, budget_ms: float, subnet: str
 ) -> None:
     body = json.dumps({"supernet": supernet, "device": device, "constraints": {"latency_ms": budget_ms}})
+    key = '-H "Authorization: Bearer $KEY"'
+    json_body = "-H 'Content-Type: application/json' -d '" + body + "'"
     lines = (
-        f'curl -H "Authorization: Bearer $KEY" $URL/v1/supernets/{supernet}',
-        f"curl -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{body}' $URL/v1/searches",
-        f'curl -H "Authorization: Bearer $KEY" -OJ $URL/v1/subnets/{subnet}/model.onnx',
+        f"curl {key} $URL/v1/supernets/{supernet}",
+        f"curl {key} {json_body} $URL/v1/searches",
+        f"curl {key} -OJ $URL/v1/subnets/{subnet}/model.onnx",
     )
     console.rule("The same by hand")
     variables = f"BESPOKE_VAR={service.environment['BESPOKE_VAR']}"
