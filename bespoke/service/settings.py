@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -62,6 +63,10 @@ class Settings(BaseSettings):
     entries_per_step: int = Field(default=32, ge=1)
     model_wait_s: float = Field(default=20.0, gt=0)
     child_threads: int = Field(default=1, ge=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, the secret included, for a child process: ``Settings(**...)`` reads it."""
+        return self.model_dump(mode="json") | {"s3_secret": self.s3_secret.get_secret_value()}
 
     @property
     def database(self) -> str:

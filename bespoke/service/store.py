@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -590,9 +590,18 @@ class Store:
         with self._read() as session:
             return _found(session.get(Job, job_id), "job", job_id)
 
-    def unfinished_jobs(self) -> list[Job]:
-        """Jobs that are queued or running, oldest first."""
-        query = sa.select(Job).where(Job.state.not_in(FINISHED)).order_by(Job.created_at)
+    def unfinished_jobs(self, kind: str) -> list[Job]:
+        """Jobs of a kind that are queued or running, oldest first."""
+        query = sa.select(Job).where(Job.kind == kind, Job.state.not_in(FINISHED)).order_by(Job.created_at)
+        with self._read() as session:
+            return list(session.scalars(query))
+
+    def stale_jobs(self, older_s: float) -> list[Job]:
+        """Jobs that have not ended, though they were made a while ago, oldest first."""
+        before = self._now() - timedelta(seconds=older_s)
+        query = (
+            sa.select(Job).where(Job.state.not_in(FINISHED), Job.created_at < before).order_by(Job.created_at)
+        )
         with self._read() as session:
             return list(session.scalars(query))
 
@@ -675,7 +684,9 @@ class Store:
     def _insert(self, session: Session, model: type[Base], **values: Any) -> bool:
         """Insert a row unless it is there; whether it is new."""
         insert = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
-        return _changed(session.execute(insert(model).values(**values).on_conflict_do_nothing()))
+        table = cast(sa.Table, model.__table__)
+        adding = insert(table).values(**values).on_conflict_do_nothing()
+        return session.execute(adding.returning(*table.primary_key)).first() is not None
 
 
 def read_table(row: StoredTable) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""The catalogue: supernets, predictors and prices, opened once and kept. Paper wing only."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bespoke.latency_tables import LatencyTable, TablePricer
+from bespoke.predictors.accuracy import AccuracyPredictor, read_predictor
+from bespoke.search.evaluator import feasible_ranges
+from bespoke.service.orm import StoredTable
+from bespoke.service.store import Store, read_table
+from bespoke.supernet import zoo
+from bespoke.supernet.errors import DeviceNotProfiled, Unavailable
+
+__all__ = ["Catalogue", "Ranges"]
+
+T = TypeVar("T")
+Ranges = dict[str, tuple[float, float]]
+
+KEPT = 256
+
+
+class Catalogue:
+    """What searches read, by supernet digest and table revision. Safe to use from several threads."""
+
+    def __init__(self, store: Store, root: Path | None = None) -> None:
+        """Read supernets from a zoo folder, or the bundled ones, and tables from the store."""
+        self._store, self._root = store, root or zoo.ROOT
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def names(self) -> tuple[str, ...]:
+        """The supernets that there are."""
+        return zoo.names(self._root)
+
+    def entry(self, name: str) -> zoo.ZooEntry:
+        """A supernet.
+
+        Raises:
+            NotFound: There is no such supernet.
+        """
+        return self._once(("entry", name), lambda: zoo.entry(name, self._root))
+
+    def predictor(self, name: str) -> AccuracyPredictor:
+        """The accuracy predictor of a supernet.
+
+        Raises:
+            Unavailable: The supernet came without one.
+        """
+        entry = self.entry(name)
+        if not (entry.folder / "predictor.json").is_file():
+            raise Unavailable(f"supernet {name!r} has no accuracy predictor: it cannot be searched")
+        return self._once(
+            ("predictor", entry.digest), lambda: read_predictor(entry.folder / "predictor.json", entry.space)
+        )
+
+    def table(self, device_id: str, supernet: str) -> LatencyTable:
+        """The latest table of a device for a supernet.
+
+        Raises:
+            DeviceNotProfiled: There is none.
+        """
+        row = self._store.latest_table(device_id, supernet)
+        if row is None:
+            raise DeviceNotProfiled(device_id, supernet)
+        return self._table(row)
+
+    def pricer(self, supernet: str, table: LatencyTable) -> TablePricer:
+        """A table's prices for populations of a supernet's space.
+
+        Raises:
+            TableIncomplete: The table lacks ops of the space.
+        """
+        entry = self.entry(supernet)
+        return self._once(
+            ("pricer", entry.digest, table.revision, table.profile.digest), lambda: table.pricer(entry.space)
+        )
+
+    def ranges(self, supernet: str) -> Ranges:
+        """Smallest and largest value of each metric that needs no device."""
+        entry = self.entry(supernet)
+        return self._once(("ranges", entry.digest), lambda: feasible_ranges(entry.space, None))
+
+    def device_ranges(self, supernet: str) -> dict[str, Ranges]:
+        """Smallest and largest value of each metric, by each device that was profiled for it."""
+        found: dict[str, Ranges] = {}
+        for device in self._store.devices():
+            row = self._store.latest_table(device.id, supernet)
+            if row is not None:
+                found[device.id] = self._ranges(supernet, self._table(row))
+        return found
+
+    def _ranges(self, supernet: str, table: LatencyTable) -> Ranges:
+        entry, pricer = self.entry(supernet), self.pricer(supernet, table)
+        return self._once(
+            ("ranges", entry.digest, table.revision, table.profile.digest),
+            lambda: feasible_ranges(entry.space, pricer),
+        )
+
+    def _table(self, row: StoredTable) -> LatencyTable:
+        return self._once(("table", row.campaign_id), lambda: LatencyTable.from_json(read_table(row)))
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            value: T = self._kept[key]
+            return value

@@ -1,0 +1,63 @@
+"""What handlers ask for in their signatures: the running service, and a key with its rights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from bespoke.service.auth import SCOPES, authenticate, authorise
+from bespoke.service.engines.protocol import JobEngine
+from bespoke.service.models import ModelMaker
+from bespoke.service.orm import ApiKey
+from bespoke.service.workplace import Workplace
+from bespoke.supernet.errors import Unauthorized
+
+__all__ = ["AdminKey", "AgentKey", "AnyKey", "EnrolKey", "Running", "SearchKey", "Service"]
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="key", description="A key that `bespoke keys create` printed: `bsp_...`."
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service: its workplace, its job engine, and who makes its models."""
+
+    place: Workplace
+    engine: JobEngine
+    models: ModelMaker
+
+
+def running(request: Request) -> Service:
+    """The service that the app started."""
+    service: Service = request.app.state.service
+    return service
+
+
+Running = Annotated[Service, Depends(running)]
+
+
+def require(*scopes: str) -> Callable[..., ApiKey]:
+    """A dependency that lets in keys with one of these scopes."""
+
+    def check(
+        service: Running, came: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+    ) -> ApiKey:
+        if came is None:
+            raise Unauthorized("no key came: send `Authorization: Bearer bsp_...` (`bespoke keys create`)")
+        key = authenticate(service.place.store, came.credentials)
+        authorise(key, scopes)
+        return key
+
+    return check
+
+
+AnyKey = Annotated[ApiKey, Depends(require(*SCOPES))]
+SearchKey = Annotated[ApiKey, Depends(require("search"))]
+AdminKey = Annotated[ApiKey, Depends(require("device:admin"))]
+AgentKey = Annotated[ApiKey, Depends(require("agent"))]
+EnrolKey = Annotated[ApiKey, Depends(require("agent", "device:admin"))]

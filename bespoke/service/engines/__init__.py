@@ -1,0 +1,1 @@
+"""Job engines: where jobs run, and that each of them runs to its end."""

@@ -1,0 +1,123 @@
+"""The runtime: runs jobs in this process. One process has at most one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from dbos import DBOS, DBOSConfig
+
+from bespoke.service.children import Stopped
+from bespoke.service.engines.distributed import (
+    APPLICATION,
+    QUEUES,
+    VERSION,
+    WORKFLOW,
+    DistributedEngine,
+    system_database,
+)
+from bespoke.service.engines.protocol import Json, Run, Workflows
+from bespoke.service.settings import Settings
+from bespoke.service.store import Store
+from bespoke.supernet.errors import BespokeError
+
+__all__ = ["Runtime"]
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """A worker: takes jobs from the queues, says that it lives, and rescues the jobs of dead ones."""
+
+    def __init__(
+        self, settings: Settings, store: Store, engine: DistributedEngine, workflows: Workflows
+    ) -> None:
+        """Prepare a worker.
+
+        Args:
+            settings: Its name, and how often it does what.
+            store: Keeps the status of jobs.
+            engine: Rescues jobs.
+            workflows: What to run, by the kind of job.
+        """
+        self._settings, self._store, self._engine = settings, store, engine
+        self._workflows = workflows
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Run jobs from now on; those that this worker left when it ended go on first."""
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": system_database(self._settings.database),
+            "application_version": VERSION,
+            "executor_id": self._settings.worker,
+            "log_level": "WARNING",
+        }
+        self._store.beat(self._settings.worker)
+        DBOS(config=config)
+        DBOS.workflow(name=WORKFLOW)(lambda job_id: self._run(job_id))
+        DBOS.launch()
+        for name, polling_interval_sec in QUEUES.items():
+            DBOS.register_queue(
+                name,
+                worker_concurrency=self._settings.worker_jobs,
+                polling_interval_sec=polling_interval_sec,
+                on_conflict="always_update",
+            )
+        self._heart.start()
+
+    def stop(self) -> None:
+        """Stop the jobs where they are: they go on when a worker comes back."""
+        self._stopping.set()
+        self._heart.join()
+        DBOS.destroy(destroy_registry=True)
+        self._store.remove_worker(self._settings.worker)
+
+    def _run(self, job_id: str) -> None:
+        """The one workflow that DBOS knows: any job, by its id."""
+        job = self._store.job(job_id)
+        if not self._store.start_job(job_id, self._settings.worker):
+            return
+        run = Run(
+            job_id=job_id,
+            arguments=job.arguments,
+            step=_step,
+            stopped=lambda: self._stopping.is_set() or self._store.cancelled(job_id),
+            progress=lambda fraction: self._store.progress_job(job_id, fraction),
+        )
+        try:
+            result = self._workflows[job.kind](run)
+        except Stopped:
+            if self._stopping.is_set():
+                raise  # not an Exception: DBOS leaves the workflow as it is, to be resumed
+            return
+        except BespokeError as error:
+            logger.warning("job %s (%s) failed: %s", job_id, job.kind, error)
+            self._store.fail_job(job_id, {"detail": str(error)})
+            return
+        except Exception:
+            logger.exception("job %s (%s) failed", job_id, job.kind)
+            self._store.fail_job(job_id, {"detail": "an unexpected error; the service's log has it"})
+            return
+        self._store.succeed_job(job_id, result)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(self._settings.heartbeat_s):
+            try:
+                self._store.beat(self._settings.worker)
+                self._rescue()
+            except Exception:
+                logger.exception("heartbeat of worker %s", self._settings.worker)
+
+    def _rescue(self) -> None:
+        """Find jobs that nobody runs: their worker is dead, or they never reached the queue."""
+        live = self._store.live_workers(self._settings.worker_dead_s)
+        for job in self._store.stale_jobs(self._settings.worker_dead_s):
+            if job.worker_id not in live:
+                self._engine.rescue(job)
+
+
+def _step(name: str, work: Callable[[], Json]) -> Json:
+    return DBOS.run_step({"name": name}, work)

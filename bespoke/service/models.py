@@ -1,0 +1,222 @@
+"""The ONNX files of subnets: asked for when a search is answered, ready when they are fetched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Protocol
+
+from bespoke.service.children import Child, Stopped
+from bespoke.service.engines.protocol import JobEngine
+from bespoke.service.orm import ArtifactRow, StoredSubnet
+from bespoke.service.settings import Settings
+from bespoke.service.store import Store
+from bespoke.supernet.errors import TaskFailed, Unavailable
+from bespoke.supernet.zoo import ZooEntry
+
+__all__ = ["MEDIA_TYPE", "ModelMaker", "QueuedModels", "WarmModels", "class_names", "input_of", "metadata"]
+
+MEDIA_TYPE = "application/onnx"
+# What the supernets were trained with, unless a model card says otherwise: ImageNet's statistics.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+POLL_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+Wanted = tuple[str, bool]
+
+
+class ModelMaker(Protocol):
+    """Makes the ONNX file of a subnet, once."""
+
+    def ask(self, subnet_id: str, dynamic_batch: bool = False) -> None:
+        """Have it made, without waiting."""
+        ...
+
+    def wait(self, subnet_id: str, dynamic_batch: bool, timeout_s: float) -> ArtifactRow:
+        """Have it made, and wait for it.
+
+        Raises:
+            TaskFailed: It cannot be made.
+            Unavailable: It was not ready in time; it still may be later.
+        """
+        ...
+
+
+class WarmModels:
+    """A ``ModelMaker`` with a child process of its own that holds the weights."""
+
+    def __init__(self, settings: Settings, store: Store, supernets: Sequence[str]) -> None:
+        """Start the child, and have it load these supernets."""
+        self._settings, self._store, self._supernets = settings, store, tuple(supernets)
+        self._asked: queue.Queue[Wanted | None] = queue.Queue()
+        self._pending: dict[Wanted, Future[ArtifactRow]] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._warm = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="warm-models", daemon=True)
+        self._thread.start()
+
+    @property
+    def warm(self) -> bool:
+        """Whether the weights are loaded."""
+        return self._warm.is_set()
+
+    def ask(self, subnet_id: str, dynamic_batch: bool = False) -> None:
+        """See ``ModelMaker``."""
+        self._future(subnet_id, dynamic_batch)
+
+    def wait(self, subnet_id: str, dynamic_batch: bool, timeout_s: float) -> ArtifactRow:
+        """See ``ModelMaker``."""
+        if (made := self._store.model(subnet_id, dynamic_batch)) is not None:
+            return made
+        try:
+            return self._future(subnet_id, dynamic_batch).result(timeout_s)
+        except FutureTimeout:
+            raise _late(subnet_id) from None
+
+    def stop(self) -> None:
+        """End the child; whoever waits is told."""
+        self._stopping.set()
+        self._asked.put(None)
+        self._thread.join()
+
+    def _future(self, subnet_id: str, dynamic_batch: bool) -> Future[ArtifactRow]:
+        wanted = (subnet_id, dynamic_batch)
+        with self._lock:
+            if wanted not in self._pending:
+                self._pending[wanted] = Future()
+                self._asked.put(wanted)
+            return self._pending[wanted]
+
+    def _serve(self) -> None:
+        # The thread that starts a child must outlive it, so this one does all of it.
+        child = Child(self._settings)
+        try:
+            self._load(child)
+            while (wanted := self._asked.get()) is not None and not self._stopping.is_set():
+                child = child if child.alive else Child(self._settings)
+                self._make(child, wanted)
+        except Stopped:
+            pass
+        finally:
+            child.kill()
+            for future in self._pending.values():
+                future.set_exception(Unavailable("the service is shutting down"))
+
+    def _load(self, child: Child) -> None:
+        for name in self._supernets:
+            try:
+                child.call("warm-up", {"supernet": name}, self._stopping.is_set)
+            except TaskFailed:
+                logger.exception("supernet %s cannot be loaded", name)
+        self._warm.set()
+
+    def _make(self, child: Child, wanted: Wanted) -> None:
+        subnet_id, dynamic_batch = wanted
+        try:
+            made = self._store.model(subnet_id, dynamic_batch)
+            if made is None:
+                arguments = {"subnet_id": subnet_id, "dynamic_batch": dynamic_batch}
+                child.call("materialise", arguments, self._stopping.is_set)
+                made = self._store.model(subnet_id, dynamic_batch)
+                assert made is not None
+        except Exception as error:
+            logger.exception("the model of %s cannot be made", subnet_id)
+            self._take(wanted).set_exception(error)
+        else:
+            self._take(wanted).set_result(made)
+
+    def _take(self, wanted: Wanted) -> Future[ArtifactRow]:
+        with self._lock:
+            return self._pending.pop(wanted)
+
+
+class QueuedModels:
+    """A ``ModelMaker`` that has a worker make them, through the job engine."""
+
+    def __init__(self, store: Store, engine: JobEngine) -> None:
+        """Submit to ``engine``, and watch the store."""
+        self._store, self._engine = store, engine
+
+    def ask(self, subnet_id: str, dynamic_batch: bool = False) -> None:
+        """See ``ModelMaker``."""
+        if self._store.model(subnet_id, dynamic_batch) is None:
+            self._job(subnet_id, dynamic_batch)
+
+    def wait(self, subnet_id: str, dynamic_batch: bool, timeout_s: float) -> ArtifactRow:
+        """See ``ModelMaker``."""
+        if (made := self._store.model(subnet_id, dynamic_batch)) is not None:
+            return made
+        job_id, until = self._job(subnet_id, dynamic_batch), time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            job = self._store.job(job_id)
+            if job.state == "failed":
+                raise TaskFailed("materialise", (job.error or {}).get("detail", "unknown"))
+            if (made := self._store.model(subnet_id, dynamic_batch)) is not None:
+                return made
+            time.sleep(POLL_S)
+        raise _late(subnet_id)
+
+    def _job(self, subnet_id: str, dynamic_batch: bool) -> str:
+        arguments = {"subnet_id": subnet_id, "dynamic_batch": dynamic_batch}
+        for job in self._store.unfinished_jobs("materialise"):
+            if job.arguments == arguments:
+                return job.id
+        job = self._store.add_job("materialise", arguments)
+        self._engine.submit(job)
+        return job.id
+
+
+def class_names(entry: ZooEntry) -> list[str] | None:
+    """What the classes are called, in the order of the logits, where the model card tells."""
+    names = entry.card.get("classes")
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def input_of(entry: ZooEntry, resolution: int) -> dict[str, Any]:
+    """What a subnet expects as its input: name, shape, layout, and how images are normalised."""
+    card = entry.card.get("input", {})
+    return {
+        "name": "image",
+        "layout": "NCHW",
+        "color": "RGB, scaled to [0, 1], then (x - mean) / std",
+        "shape": [1, 3, resolution, resolution],
+        "mean": list(card.get("mean", MEAN)),
+        "std": list(card.get("std", STD)),
+    }
+
+
+def metadata(subnet: StoredSubnet, entry: ZooEntry) -> dict[str, str]:
+    """What is written into a subnet's ONNX file; the same for the same answer, whenever it is made."""
+    expects = input_of(entry, subnet.architecture["resolution"])
+    values = {
+        "bespoke.architecture": subnet.architecture,
+        "bespoke.space": entry.space.name,
+        "bespoke.supernet": subnet.supernet,
+        "bespoke.supernet_digest": subnet.supernet_digest,
+        "bespoke.classes": entry.space.classes,
+        "bespoke.input_size": subnet.architecture["resolution"],
+        "bespoke.mean": expects["mean"],
+        "bespoke.std": expects["std"],
+        "bespoke.bn_statistics": subnet.statistics,
+        "bespoke.predicted": subnet.predicted,
+        "bespoke.latency_table_revision": subnet.table_revision or "",
+        "bespoke.predictor_revision": subnet.predictor_revision,
+    }
+    if (names := class_names(entry)) is not None:
+        values["bespoke.class_names"] = names
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for name, value in values.items()
+    }
+
+
+def _late(subnet_id: str) -> Unavailable:
+    return Unavailable(f"the model of subnet {subnet_id!r} is being made: ask again in a second")

@@ -1,0 +1,33 @@
+"""Searches: a budget in, the subnet that fits out."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from bespoke.service import answers, schemas
+from bespoke.service.dependencies import Running, SearchKey
+from bespoke.service.problems import responses
+from bespoke.service.searching import answer
+
+router = APIRouter(prefix="/v1/searches", tags=["searches"], responses=responses(401, 403, 404, 422))
+
+
+@router.post("", status_code=201, responses=responses(409, 413, 503))
+def create_search(
+    _key: SearchKey, body: schemas.SearchRequest, service: Running, response: Response
+) -> schemas.Search:
+    """Find the subnet with the best predicted top-1 within the limits.
+
+    Its model is being made when this answers. Limits that nothing meets are a 422
+    ``budget-infeasible`` with the feasible ranges, the nearest architecture, and what to relax.
+    """
+    search, subnet = answer(service.place, body)
+    service.models.ask(subnet.id)
+    response.headers["Location"] = f"/v1/searches/{search.id}"
+    return answers.search(search, subnet)
+
+
+@router.get("/{search_id}")
+def search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
+    """A search and its answer."""
+    return answers.search(*service.place.store.search(search_id))

@@ -1,0 +1,71 @@
+"""Subnets: what a search found, as figures and as a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from bespoke.service import answers, schemas
+from bespoke.service.dependencies import Running, SearchKey
+from bespoke.service.files import FILE_RESPONSES, file_response
+from bespoke.service.models import class_names, input_of
+from bespoke.service.problems import responses
+from bespoke.supernet.onnx import OPSET
+
+router = APIRouter(prefix="/v1/subnets", tags=["subnets"], responses=responses(401, 403, 404, 422))
+
+DynamicBatch = Annotated[bool, Query(description="Leave the batch dimension open; otherwise it is 1.")]
+
+
+@router.get("/{subnet_id}")
+def subnet(_key: SearchKey, subnet_id: schemas.ApiName, service: Running) -> schemas.Subnet:
+    """A subnet."""
+    return answers.subnet(service.place.store.subnet(subnet_id))
+
+
+@router.get(
+    "/{subnet_id}/model.onnx", response_class=Response, responses={**FILE_RESPONSES, **responses(503)}
+)
+def model(
+    _key: SearchKey,
+    subnet_id: schemas.ApiName,
+    request: Request,
+    service: Running,
+    dynamic_batch: DynamicBatch = False,
+) -> Response:
+    """A subnet as ONNX with its weights. Input ``image``, output ``logits``."""
+    row = service.place.store.subnet(subnet_id)
+    made = service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)
+    return file_response(request, service.place.artifacts, made, f"{row.supernet}-{row.id}.onnx")
+
+
+@router.get("/{subnet_id}/manifest", responses=responses(503))
+def manifest(
+    _key: SearchKey, subnet_id: schemas.ApiName, service: Running, dynamic_batch: DynamicBatch = False
+) -> schemas.Manifest:
+    """What a model file is, and what it was made of."""
+    row = service.place.store.subnet(subnet_id)
+    entry = service.place.catalogue.entry(row.supernet)
+    made = service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)
+    about = answers.subnet(row)
+    expects = input_of(entry, row.architecture["resolution"])
+    if dynamic_batch:
+        expects["shape"] = ["batch", *expects["shape"][1:]]
+    return schemas.Manifest(
+        file=f"{row.supernet}-{row.id}.onnx",
+        sha256=made.sha256,
+        size=made.size,
+        opset=OPSET,
+        input=schemas.Input(**expects),
+        output="logits",
+        classes=entry.space.classes,
+        class_names=class_names(entry),
+        architecture=row.architecture,
+        supernet=row.supernet,
+        revisions=about.revisions,
+        predicted=about.predicted,
+        statistics=row.statistics,
+        device_id=row.device_id,
+    )

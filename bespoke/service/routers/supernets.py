@@ -1,0 +1,44 @@
+"""Supernets: what can be cut to measure."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from bespoke.service import schemas
+from bespoke.service.dependencies import AnyKey, Running
+from bespoke.service.problems import responses
+
+router = APIRouter(prefix="/v1/supernets", tags=["supernets"], responses=responses(401, 403, 422))
+
+
+@router.get("")
+def supernets(_key: AnyKey, service: Running) -> schemas.Supernets:
+    """All supernets."""
+    entries = [service.place.catalogue.entry(name) for name in service.place.catalogue.names()]
+    return schemas.Supernets(
+        items=[
+            schemas.SupernetSummary(
+                name=entry.name,
+                digest=entry.digest,
+                classes=entry.space.classes,
+                resolutions=list(entry.space.dimensions[-1].choices),
+                summary=str(entry.card.get("summary", "")),
+            )
+            for entry in entries
+        ]
+    )
+
+
+@router.get("/{name}", responses=responses(404))
+def supernet(_key: AnyKey, name: schemas.ApiName, service: Running) -> schemas.Supernet:
+    """A supernet: its space, its card, and what is feasible on each profiled device."""
+    catalogue = service.place.catalogue
+    entry = catalogue.entry(name)
+    return schemas.Supernet(
+        name=entry.name,
+        digest=entry.digest,
+        space=entry.space.to_json(),
+        card=entry.card,
+        ranges=catalogue.ranges(name),
+        feasible=catalogue.device_ranges(name),
+    )

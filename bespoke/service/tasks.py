@@ -1,0 +1,144 @@
+"""The heavy work, done in child processes (see ``children.py``): the only place that imports torch.
+
+Run as a program it reads one JSON line that sets it up, then one line per task, and answers each
+with ``{"result": ...}`` or ``{"error": text}``. Every task is idempotent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from bespoke.latency_tables import (
+    DeviceProfile,
+    ProfilingEntry,
+    ProfilingPlan,
+    Report,
+    build_table,
+    entry_onnx,
+)
+from bespoke.service.models import MEDIA_TYPE, metadata
+from bespoke.service.settings import Settings
+from bespoke.service.workplace import Workplace, open_workplace
+from bespoke.supernet.architecture import read_architecture
+from bespoke.supernet.errors import BespokeError
+
+__all__ = ["TASKS", "main"]
+
+PR_SET_PDEATHSIG = 1
+
+logger = logging.getLogger(__name__)
+
+
+def write_entries(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Write the ONNX files of some entries of a campaign into the artifact store."""
+    campaign = place.store.campaign(arguments["campaign_id"])
+    space = place.catalogue.entry(campaign.supernet).space
+    written = []
+    for data in arguments["entries"]:
+        entry = ProfilingEntry.from_json(data)
+        artifact = place.artifacts.put(entry_onnx(entry, space))
+        place.store.add_artifact(artifact.sha256, artifact.size, MEDIA_TYPE)
+        written.append({"entry_id": entry.id, "kind": entry.kind, "sha256": artifact.sha256})
+    return {"entries": written}
+
+
+def fit_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make a campaign's latency table of all that was reported, and serve it."""
+    campaign = place.store.campaign(arguments["campaign_id"])
+    profile = DeviceProfile.from_json(place.store.device(campaign.device_id).profile)
+    space = place.catalogue.entry(campaign.supernet).space
+    reports = [
+        Report(m.entry_id, m.round, m.samples_ms, m.cold_ms, m.error)
+        for m in place.store.reports(campaign.id)
+    ]
+    table = build_table(profile, ProfilingPlan.from_json(campaign.plan or {}), reports, space)
+    table.pricer(space)  # a table that cannot price the space must fail here, not in a search
+    place.store.finish_campaign(campaign.id, table.revision, table.to_json())
+    return {"table_revision": table.revision}
+
+
+def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Cut a subnet out of its supernet, and write it as ONNX into the artifact store."""
+    from bespoke.supernet import subnet as weights
+
+    row = place.store.subnet(arguments["subnet_id"])
+    dynamic_batch = bool(arguments["dynamic_batch"])
+    entry = place.catalogue.entry(row.supernet)
+    if entry.digest != row.supernet_digest:
+        raise BespokeError(
+            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
+        )
+    architecture = read_architecture(entry.space, row.architecture)
+    model = weights.materialise(entry, architecture, metadata(row, entry), dynamic_batch=dynamic_batch)
+    artifact = place.artifacts.put(model)
+    place.store.add_model(row.id, dynamic_batch, artifact.sha256, artifact.size, MEDIA_TYPE)
+    return {"sha256": artifact.sha256, "size": artifact.size}
+
+
+def warm_up(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Load a supernet's weights, so that the first subnet does not wait for them."""
+    from bespoke.supernet import subnet as weights
+    from bespoke.supernet.genomes import smallest
+
+    entry = place.catalogue.entry(arguments["supernet"])
+    weights.materialise(entry, smallest(entry.space), {})
+    return {}
+
+
+TASKS: Mapping[str, Callable[[Workplace, dict[str, Any]], dict[str, Any]]] = {
+    "write-entries": write_entries,
+    "fit-table": fit_table,
+    "materialise": materialise,
+    "warm-up": warm_up,
+}
+
+
+def main() -> None:
+    """Serve one parent until it closes the pipe or ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    # Anything that a library prints must not get between the answers.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    first = sys.stdin.readline()
+    if not first:
+        return
+    set_up = json.loads(first)
+    _end_with(set_up["parent"])
+    place = open_workplace(Settings(**set_up["settings"]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        _answer(answers, _do(place, request["task"], request["arguments"]))
+
+
+def _do(place: Workplace, task: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": TASKS[task](place, arguments)}
+    except BespokeError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        logger.exception("task %s failed", task)
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, where the kernel can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("the parent process has ended already")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The jobs, as durable workflows (see ``engines/protocol.py``). Heavy steps run in children."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bespoke.latency_tables import ProfilingPlan, plan_profiling
+from bespoke.service.children import run_task
+from bespoke.service.engines.protocol import Json, Run, Workflows
+from bespoke.service.models import ModelMaker
+from bespoke.service.store import EntryModel
+from bespoke.service.workplace import Workplace
+
+__all__ = ["workflows"]
+
+PLAN_SEED = 0
+
+
+def workflows(place: Workplace, models: ModelMaker) -> Workflows:
+    """All kinds of job, bound to where they work."""
+    return {
+        "prepare-campaign": partial(prepare_campaign, place),
+        "fit-campaign": partial(fit_campaign, place),
+        "materialise": partial(materialise, place, models),
+    }
+
+
+def prepare_campaign(place: Workplace, run: Run) -> Json:
+    """Plan what to measure, write the models, then open the campaign to agents."""
+    campaign_id: str = run.arguments["campaign_id"]
+    run.step("plan", lambda: _plan(place, campaign_id))
+    plan = place.store.campaign(campaign_id).plan or {}
+    entries, size = plan["entries"], place.settings.entries_per_step
+    for start in range(0, len(entries), size):
+        some = entries[start : start + size]
+        run.step(f"entries {start}", partial(_write_entries, place, run, campaign_id, some))
+        run.progress(min(1.0, (start + size) / len(entries)))
+    return run.step("open", lambda: _open(place, campaign_id))
+
+
+def fit_campaign(place: Workplace, run: Run) -> Json:
+    """Make a latency table of what the agents measured."""
+    arguments = {"campaign_id": run.arguments["campaign_id"]}
+    return run.step("fit", lambda: run_task(place.settings, "fit-table", arguments, run.stopped))
+
+
+def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:
+    """Make the ONNX file of a subnet in the worker's warm child."""
+    subnet_id, dynamic_batch = run.arguments["subnet_id"], run.arguments["dynamic_batch"]
+
+    def make() -> Json:
+        made = models.wait(subnet_id, dynamic_batch, place.settings.model_wait_s)
+        return {"sha256": made.sha256, "size": made.size}
+
+    return run.step("materialise", make)
+
+
+def _plan(place: Workplace, campaign_id: str) -> Json:
+    campaign = place.store.campaign(campaign_id)
+    space = place.catalogue.entry(campaign.supernet).space
+    plan = plan_profiling(space, effort=campaign.effort, seed=PLAN_SEED)
+    place.store.set_plan(campaign_id, plan.to_json())
+    return {"entries": len(plan.entries)}
+
+
+def _write_entries(place: Workplace, run: Run, campaign_id: str, entries: list[Any]) -> Json:
+    arguments = {"campaign_id": campaign_id, "entries": entries}
+    written = run_task(place.settings, "write-entries", arguments, run.stopped)
+    place.store.add_entries(campaign_id, [EntryModel(**entry) for entry in written["entries"]])
+    return {"entries": len(entries)}
+
+
+def _open(place: Workplace, campaign_id: str) -> Json:
+    plan = ProfilingPlan.from_json(place.store.campaign(campaign_id).plan or {})
+    order = [(entry.id, number) for number in range(plan.rounds) for entry in plan.order(number)]
+    place.store.start_measuring(campaign_id, order)
+    return {"campaign_id": campaign_id, "measurements": len(order)}
