@@ -85,7 +85,7 @@ def measure(
 
 def _warm_up(run: Run, timing: Timing, clock: Clock) -> tuple[int, float]:
     """Run until warm; returns the number of runs and the last window's median in ms."""
-    start, runs, before = clock(), 0, math.inf
+    start, runs, before = clock(), 0, math.nan
     while True:
         window = []
         for _ in range(WINDOW_RUNS):
