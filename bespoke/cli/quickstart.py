@@ -59,7 +59,7 @@ def quickstart(
         budget_ms = round((low + high) / 2, 2)
         console.print(f"feasible here: {low:.2f} to {high:.2f} ms; asking for at most {budget_ms} ms")
         began = time.perf_counter()
-        answer = client.search(supernet, device["id"], {"latency_ms": budget_ms})
+        answer = client.search(supernet, {"latency_ms": budget_ms}, device["id"])
         console.print(f"answered in {1000 * (time.perf_counter() - began):.0f} ms: search {answer['id']}")
         subnet = client.subnet(answer["subnet"]["id"])
         console.print_json(json.dumps(subnet["architecture"]))

@@ -68,12 +68,15 @@ def train(
     save_statistics(table, out / "statistics.safetensors")
     (out / "space.json").write_text(json.dumps(chosen.to_json(), indent=2) + "\n")
     entry = zoo.entry(out.name, out.parent)
+    command = ["bespoke", "train", "--space", space, "--data", data.name, "--resolutions", resolutions]
+    command += ["--epochs", epochs, "--batch", str(batch), "--subnets", str(subnets), "--seed", str(seed)]
+    command += ["--out", out.name]
     fields: dict[str, Any] = {
         "classes": list(images.classes),
         "images": len(training),
         "epochs": sum(lengths),
         "resolutions": list(sides),
-        "command": shlex.join(["bespoke", *sys.argv[1:]]),
+        "command": shlex.join(command),
     }
     fields |= fit_predictor(
         entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}.jsonl", seed=seed, report=_progress

@@ -95,9 +95,9 @@ class Client:
 
     # Supernets
 
-    def supernets(self) -> Any:
+    def supernets(self) -> list[Json]:
         """All supernets of the zoo."""
-        return self._json("GET", "/v1/supernets")
+        return list(self._json("GET", "/v1/supernets")["items"])
 
     def supernet(self, name: str) -> Json:
         """One supernet: its space, its card, and what is feasible on each profiled device."""
@@ -115,9 +115,9 @@ class Client:
         body = {"name": name, "profile": dict(profile)}
         return self._json("POST", "/v1/devices", body=body, idempotent=True)
 
-    def devices(self) -> Any:
-        """All devices."""
-        return self._json("GET", "/v1/devices")
+    def devices(self) -> list[Json]:
+        """All devices, oldest first."""
+        return list(self._json("GET", "/v1/devices")["items"])
 
     def device(self, device_id: str) -> Json:
         """One device."""

@@ -142,7 +142,8 @@ def _table_gap(
     by_table: list[float],
     images: LabelledImages,
 ) -> dict[str, Any]:
-    before, after = [], []
+    before: list[float] = []
+    after: list[float] = []
     for architecture in drawn:
         for weights, values in ((rival.network, before), (network, after)):
             statistics = calibrated_statistics(weights, architecture, rival.training)

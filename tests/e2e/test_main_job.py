@@ -85,7 +85,7 @@ def test_a_budget_gives_a_model_that_fits_runs_and_says_what_it_is(
     client: Client, device: dict[str, Any], tmp_path: Path
 ) -> None:
     budget_ms = middle_budget_ms(client, device)
-    answer = client.search("tiny", device["id"], {"latency_ms": budget_ms})
+    answer = client.search("tiny", {"latency_ms": budget_ms}, device["id"])
     subnet = client.subnet(answer["subnet"]["id"])
     assert subnet["predicted"]["latency_ms"] <= budget_ms
     assert subnet["predicted"]["flops"] == 2 * subnet["predicted"]["macs"]
@@ -104,7 +104,7 @@ def test_a_budget_gives_a_model_that_fits_runs_and_says_what_it_is(
 
 
 def test_the_same_request_gives_the_same_bytes(client: Client, device: dict[str, Any]) -> None:
-    request = ("tiny", device["id"], {"latency_ms": middle_budget_ms(client, device), "params": 5e6})
+    request = ("tiny", {"latency_ms": middle_budget_ms(client, device), "params": 5e6}, device["id"])
     first, second = (client.search(*request, seed=7) for _ in range(2))
     assert first["subnet"]["architecture"] == second["subnet"]["architecture"]
     assert client.model(first["subnet"]["id"]) == client.model(second["subnet"]["id"])
@@ -112,7 +112,7 @@ def test_the_same_request_gives_the_same_bytes(client: Client, device: dict[str,
 
 def test_an_infeasible_budget_is_told_with_what_would_do(client: Client, device: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as caught:
-        client.search("tiny", device["id"], {"latency_ms": 1e-6})
+        client.search("tiny", {"latency_ms": 1e-6}, device["id"])
     problem = caught.value.problem
     assert caught.value.status == 422
     assert problem["type"].endswith("/budget-infeasible")
@@ -122,7 +122,7 @@ def test_an_infeasible_budget_is_told_with_what_would_do(client: Client, device:
 
 
 def test_an_open_batch_is_given_on_request(client: Client, device: dict[str, Any]) -> None:
-    subnet = client.search("tiny", device["id"], {"latency_ms": middle_budget_ms(client, device)})["subnet"]
+    subnet = client.search("tiny", {"latency_ms": middle_budget_ms(client, device)}, device["id"])["subnet"]
     session = ort.InferenceSession(client.model(subnet["id"], dynamic_batch=True))
     side = client.subnet(subnet["id"])["architecture"]["resolution"]
     (logits,) = session.run(None, {"image": np.zeros((3, 3, side, side), np.float32)})
