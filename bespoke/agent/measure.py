@@ -13,6 +13,7 @@ import numpy as np
 
 from bespoke.agent.runtimes import Run
 from bespoke.latency_tables import Timing
+from bespoke.latency_tables.timing import LOW_QUANTILE
 
 Clock = Callable[[], int]
 """A monotonic clock in nanoseconds."""
@@ -48,8 +49,8 @@ class Measurement:
 
     @property
     def low_ms(self) -> float:
-        """10th percentile of the samples: what a run costs when nothing disturbs it."""
-        return float(np.quantile(self.samples_ms, 0.1))
+        """2nd percentile of the samples: what a run costs when nothing disturbs it."""
+        return float(np.quantile(self.samples_ms, LOW_QUANTILE))
 
 
 def measure(

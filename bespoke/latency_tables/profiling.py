@@ -23,7 +23,7 @@ from bespoke.latency_tables.quality import (
     quality_card,
 )
 from bespoke.latency_tables.table import BYTES_PER_MB, LatencyStat, LatencyTable, Statistic
-from bespoke.latency_tables.timing import Timing
+from bespoke.latency_tables.timing import LOW_QUANTILE, Timing
 from bespoke.supernet.architecture import (
     Architecture,
     Plan,
@@ -42,7 +42,6 @@ Kind = Literal["op", "subnet", "sentinel"]
 
 SENTINEL_QUANTILES = (0.1, 0.5, 0.9)
 """Ops of these ranks by MACs are measured in every round as sentinels, beside two whole nets."""
-LOW_QUANTILE = 0.1
 OUTLIER_MADS = 5.0
 SIGMA_PER_MAD = 1.4826
 MOST_FITTED = 0.4
@@ -55,8 +54,8 @@ class ProfilingEffort:
 
     Attributes:
         rounds: How often every entry is measured.
-        subnets: Whole validation subnets. 15 leave 9 to the quality card, the fewest that give a
-            90% interval.
+        subnets: Whole validation subnets. The quality card gets three fifths of them; a 90%
+            interval takes at least 9.
         timing: The stop rules of one measurement.
     """
 
@@ -66,7 +65,7 @@ class ProfilingEffort:
 
 
 EFFORTS: Mapping[str, ProfilingEffort] = {
-    "quick": ProfilingEffort(3, 15, Timing(warm_up_ms=5, min_ms=20, min_runs=20)),
+    "quick": ProfilingEffort(3, 20, Timing(warm_up_ms=5, min_ms=20, min_runs=40)),
     "standard": ProfilingEffort(5, 30, Timing(warm_up_ms=20, min_ms=60, min_runs=30)),
     "thorough": ProfilingEffort(9, 60, Timing(warm_up_ms=50, min_ms=120, min_runs=50)),
 }
@@ -223,7 +222,7 @@ def build_table(
        ``OUTLIER_MADS`` standard deviations (estimated by the median absolute deviation, at least
        1% of the median) are rejected; faster ones never are, since noise only slows a run. Their
        number is kept.
-    2. An op keeps the median, the mean, and as ``low_ms`` the 10th percentile of the round in
+    2. An op keeps the median, the mean, and as ``low_ms`` the 2nd percentile of the round in
        which that was lowest. A subnet is summarised in the same way.
     3. The validation subnets are dealt out by size: two fifths to fit the correction, the others
        to judge it.

@@ -17,8 +17,8 @@ Floats = NDArray[np.float64]
 
 COVERAGE = 0.9
 """Share of subnets that the conformal interval is to contain."""
-SIMPLER_WITHIN = 1.1
-"""A simpler correction is taken while its error is within this factor of the best one's."""
+FEWEST_FOR_ALL = 6
+"""With fewer subnets, only the scale is fitted: three parameters take at least twice as many."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,11 @@ class QualityCard:
 
 
 def fit_correction(sums_ms: Floats, weights_mb: Floats, measured_ms: Floats) -> tuple[Correction, float]:
-    """Fit a correction by least absolute relative deviations.
+    """Fit a correction by least absolute relative deviations, which one disturbed subnet does not move.
 
-    The forms are: scale alone; with an overhead; with weights; with both. Each is solved exactly:
-    an optimum of a linear L1 problem passes through as many points as it has parameters, so all
-    such lines are tried. The form is the simplest whose leave-one-out error is within
-    ``SIMPLER_WITHIN`` of the best. One disturbed subnet moves neither.
+    Solved exactly: an optimum of a linear L1 problem passes through as many points as it has
+    parameters, so all such combinations are tried. Where none makes sense, or there are fewer
+    subnets than ``FEWEST_FOR_ALL``, only the scale is fitted.
 
     Args:
         sums_ms: (N,) sums of the ops of each subnet, N >= 1.
@@ -113,15 +112,14 @@ def fit_correction(sums_ms: Floats, weights_mb: Floats, measured_ms: Floats) -> 
     Returns:
         The correction, and its leave-one-out mean absolute relative error (infinite for N = 1).
     """
-    forms = ((0,), (0, 1), (0, 2), (0, 1, 2))
     columns = np.stack([sums_ms, np.ones_like(sums_ms), weights_mb], axis=1) / measured_ms[:, None]
-    smallest_ms = float(sums_ms.min())
-    fits = [fit for form in forms if (fit := _least_deviations(columns, form, smallest_ms)) is not None]
-    if not fits:
-        return Correction(), math.inf
-    best = min(error for _, error in fits)
-    (scale, overhead, weights), error = next(fit for fit in fits if fit[1] <= best * SIMPLER_WITHIN)
-    return Correction(float(overhead), float(scale), float(weights)), error
+    forms = ((0, 1, 2), (0,)) if len(columns) >= FEWEST_FOR_ALL else ((0,),)
+    for form in forms:
+        fit = _least_deviations(columns, form, float(sums_ms.min()))
+        if fit is not None:
+            (scale, overhead, weights), error = fit
+            return Correction(float(overhead), float(scale), float(weights)), error
+    return Correction(), math.inf
 
 
 def _least_deviations(

@@ -45,7 +45,7 @@ class LatencyStat:
 
     Attributes:
         median_ms: Median.
-        low_ms: 10th percentile of the quietest round: what the op costs when nothing disturbs it.
+        low_ms: 2nd percentile of the quietest round: what the op costs when nothing disturbs it.
         mean_ms: Mean.
         samples: How many samples these are over.
         rejected: How many more were rejected as outliers.

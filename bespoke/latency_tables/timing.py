@@ -8,6 +8,12 @@ from typing import Any
 
 from bespoke.supernet.errors import InvalidInput
 
+LOW_QUANTILE = 0.02
+"""What a run costs when nothing disturbs it: near the minimum, yet not a single sample's say.
+
+Under load, whole subnets were predicted within 5% by minima, 7% by 10th percentiles and 12% by
+medians; on a quiet device the three agree.
+"""
 LONGEST_MS = 60_000.0
 MOST_RUNS = 10_000
 

@@ -116,7 +116,7 @@ def test_a_quiet_device_is_predicted_exactly(small: SearchSpace, profile: Device
     assert table.correction.overhead_ms == pytest.approx(0.1)
     assert table.quality is not None
     assert table.quality.mape == pytest.approx(0, abs=1e-9)
-    assert (table.quality.subnets, table.quality.duration_s) == (9, 40.0)
+    assert (table.quality.subnets, table.quality.duration_s) == (12, 40.0)
     assert table.quality.drift == 0
     assert table.quality.repeat_mape == pytest.approx(0, abs=1e-9)
     assert table.interval == pytest.approx(0, abs=1e-9)

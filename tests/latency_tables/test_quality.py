@@ -40,12 +40,19 @@ def test_one_disturbed_subnet_moves_nothing() -> None:
     np.testing.assert_allclose([correction.overhead_ms, correction.scale], [0.3, 1.2], atol=1e-9)
 
 
-def test_noise_alone_buys_no_parameters() -> None:
+def test_noise_is_not_amplified() -> None:
     sums, mb = subnets(12)
     measured = 1.25 * sums * (1 + np.random.default_rng(1).uniform(-0.02, 0.02, 12))
     correction, error = fit_correction(sums, mb, measured)
     np.testing.assert_allclose(correction.apply(sums, mb), 1.25 * sums, rtol=0.03)
     assert 0 < error < 0.03
+
+
+def test_few_subnets_fit_a_scale_only() -> None:
+    sums, mb = subnets(5)
+    correction, _ = fit_correction(sums, mb, 0.3 + 1.2 * sums)
+    assert (correction.overhead_ms, correction.weights_ms_per_mb) == (0, 0)
+    assert 1.2 < correction.scale < 1.6
 
 
 def test_more_work_never_makes_a_network_faster() -> None:
