@@ -1,0 +1,232 @@
+"""The verbs that work on files alone: cost, latency, accuracy, search. JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bespoke.supernet.errors import ArchitectureInvalid, BudgetInfeasible, InvalidInput
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
+CHUNK = 4096
+"""Lines priced at once."""
+
+Space = Annotated[str, typer.Option(help="Search space, e.g. ofa-mobilenetv3-w1.2.")]
+Classes = Annotated[int, typer.Option(help="Size of the classifier.")]
+Tables = Annotated[
+    list[Path], typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
+]
+Predictor = Annotated[Path, typer.Option(help="Accuracy predictor: predictor.json or acc_predictor.pth.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(context_settings=_SEVERAL)(search)
+    app.command()(cost)
+    app.command(context_settings=_SEVERAL)(latency)
+    app.command()(accuracy)
+
+
+_SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
+"""``--table A B`` is read like ``--table A --table B``, so that a shell's globs work."""
+
+
+def cost(space: Space, classes: Classes = 1000) -> None:
+    """Print MACs, parameters, peak memory and model size of each architecture on standard input."""
+    from bespoke.supernet.cost import price_all
+
+    def price(found: Any, genomes: Any) -> dict[str, list[Any]]:
+        return {name: [int(v) for v in values] for name, values in price_all(found, genomes).items()}
+
+    _each_line(space, classes, price)
+
+
+def latency(context: typer.Context, space: Space, table: Tables, classes: Classes = 1000) -> None:
+    """Print the latency of each architecture on standard input, by a latency table."""
+    from bespoke.latency_tables import read_table
+
+    read = read_table([*table, *map(Path, context.args)])
+    _each_line(space, classes, lambda s, g: {"latency_ms": read.pricer(s).latency_ms(g).tolist()})
+
+
+def accuracy(space: Space, predictor: Predictor, classes: Classes = 1000) -> None:
+    """Print the predicted top-1 of each architecture on standard input."""
+    from bespoke.predictors import read_predictor
+
+    _each_line(space, classes, lambda s, g: {"top1": read_predictor(predictor, s).top1(g).tolist()})
+
+
+def search(
+    context: typer.Context,
+    space: Space,
+    predictor: Predictor,
+    table: Annotated[
+        list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
+    ] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Limit in ms.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Limit in multiply-accumulates.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Limit in 2 x multiply-accumulates.")] = None,
+    params: Annotated[float | None, typer.Option(help="Limit in parameters.")] = None,
+    peak_memory_bytes: Annotated[float | None, typer.Option(help="Limit in bytes.")] = None,
+    model_size_bytes: Annotated[float | None, typer.Option(help="Limit in bytes.")] = None,
+    resolutions: Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")] = None,
+    classes: Classes = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    population: Annotated[int | None, typer.Option(help="Effort: lineages that climb.")] = None,
+    generations: Annotated[int | None, typer.Option(help="Effort: steps that they climb.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most accurate architecture within limits, on files alone; exit code 3 if none fits."""
+    from bespoke.search import Constraint, Effort, Problem
+    from bespoke.search import search as run
+
+    limits = {
+        "latency_ms": latency_ms,
+        "macs": macs,
+        "flops": flops,
+        "params": params,
+        "peak_memory_bytes": peak_memory_bytes,
+        "model_size_bytes": model_size_bytes,
+    }
+    tables = [*(table or []), *map(Path, context.args)]
+    found, accuracy_predictor, pricer = _parts(space, classes, predictor, tables, resolutions)
+    effort = {name: v for name, v in (("population", population), ("generations", generations)) if v}
+    constraints = tuple(Constraint(name, limit) for name, limit in limits.items() if limit is not None)
+    problem = Problem(found, accuracy_predictor, constraints, pricer, seed, Effort(**effort))
+    try:
+        result = run(problem)
+    except BudgetInfeasible as error:
+        _print_infeasible(error, as_json)
+        raise typer.Exit(3) from error
+    best = result.best
+    _print_best(
+        {
+            "architecture": best.architecture.to_json(),
+            "top1": best.top1,
+            "top1_interval": list(best.top1_interval),
+            **{name: value if name == "latency_ms" else int(value) for name, value in best.metrics.items()},
+            "latency_interval_ms": list(best.latency_interval_ms) if best.latency_interval_ms else None,
+            "evaluations": result.evaluations,
+            "seed": result.seed,
+        },
+        as_json,
+    )
+
+
+def _parts(
+    name: str, classes: int, predictor: Path, tables: list[Path], resolutions: str | None
+) -> tuple[Any, Any, Any]:
+    """Space, predictor and pricer of a search; the resolutions are the table's unless given."""
+    from bespoke.latency_tables import covered_space, read_table
+    from bespoke.predictors import read_predictor
+    from bespoke.supernet.spaces import space as make_space
+
+    if resolutions is not None:
+        found = make_space(name, sorted(set(_sides(resolutions))), classes)
+        table = read_table(tables) if tables else None
+    elif tables:
+        table = read_table(tables)
+        found = covered_space(table, make_space(name, _sides_in(table), classes))
+    else:
+        table, found = None, make_space(name, classes=classes)
+    return found, read_predictor(predictor, found), table.pricer(found) if table else None
+
+
+def _sides(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidInput(f"--resolutions: got {text!r}, expected pixels such as 160,192,224") from None
+
+
+def _sides_in(table: Any) -> list[int]:
+    """Sides of the images that a table's first convolutions read: the only ones it can cover."""
+    from bespoke.supernet.ops import parse_key
+
+    shapes = {parse_key(key).in_shape for key in table.stats}
+    return sorted({h for h, w, c in shapes if c == 3 and h == w and SMALLEST_SIDE <= h <= LARGEST_SIDE})
+
+
+def _print_best(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer))
+        return
+    for name, value in answer.items():
+        print(f"{name:20} {json.dumps(value)}")
+
+
+def _print_infeasible(error: BudgetInfeasible, as_json: bool) -> None:
+    if as_json:
+        problem = {
+            "type": "https://bespoke.dev/problems/budget-infeasible",
+            "title": "No architecture meets these limits",
+            "detail": str(error),
+            "limits": error.limits,
+            "feasible": {name: list(ends) for name, ends in error.feasible.items()},
+            "nearest": error.nearest,
+            "relax": error.relax,
+        }
+        print(json.dumps(problem))
+    else:
+        print(f"bespoke: {error}", file=sys.stderr)
+
+
+def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, list[Any]]]) -> None:
+    """Price the architectures on standard input, and print one JSON object a line.
+
+    Raises:
+        InvalidInput: Names the line that is no architecture of the space.
+    """
+    from bespoke.supernet.architecture import encode, read_architecture
+    from bespoke.supernet.spaces import space as make_space
+
+    make_space(name, [LARGEST_SIDE], classes)
+    for lines in _chunks(sys.stdin):
+        sides = sorted({_side(number, data) for number, data in lines})
+        found = make_space(name, sides, classes)
+        architectures = []
+        for number, data in lines:
+            try:
+                architectures.append(read_architecture(found, data))
+            except ArchitectureInvalid as error:
+                raise InvalidInput(f"line {number}: {error}") from error
+        columns = price(found, encode(found, architectures))
+        for row in zip(*columns.values(), strict=True):
+            print(json.dumps(dict(zip(columns, row, strict=True))))
+
+
+def _chunks(source: Iterable[str]) -> Iterator[list[tuple[int, Any]]]:
+    """Numbered JSON values, ``CHUNK`` lines at a time; empty lines are passed over."""
+    chunk: list[tuple[int, Any]] = []
+    for number, line in enumerate(source, 1):
+        if not line.strip():
+            continue
+        try:
+            chunk.append((number, json.loads(line)))
+        except ValueError as error:
+            raise InvalidInput(f"line {number}: expected an architecture as JSON; {error}") from error
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _side(number: int, data: Any) -> int:
+    side = data.get("resolution") if isinstance(data, dict) else None
+    if not isinstance(side, int) or isinstance(side, bool) or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        raise InvalidInput(
+            f"line {number}: "
+            + (
+                f"architecture field 'resolution': got {side!r}, allowed: {SMALLEST_SIDE} to {LARGEST_SIDE}"
+                if isinstance(data, dict)
+                else f"got {data!r}, expected an architecture as a JSON object"
+            )
+        )
+    return side
