@@ -1,1 +1,1 @@
-"""Performance, measured: each module runs as ``python -m benchmarks.NAME``."""
+"""Benchmarks: each prints measured numbers, for people or with ``--json``."""

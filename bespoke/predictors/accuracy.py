@@ -1,0 +1,400 @@
+"""What accuracy an architecture will have, without training or running it.
+
+A predictor is a small MLP on a one-hot encoding of the choices. Inference is numpy in float32:
+a population is one array, and a prediction is three matrix products.
+
+Source: Cai et al., Once-for-All (ICLR 2020), section 3.4: a three-layer MLP on one-hot features.
+
+Every row of a batch is computed by the same arithmetic wherever it stands in the batch, and
+whatever the number of threads: batches are padded to whole tiles, so that a BLAS never falls back
+to a kernel for left-over rows, and no sum is left to a matrix-vector product, which some
+libraries split between threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities, gene_offsets
+from bespoke.supernet.errors import FileInvalid, InvalidInput
+
+FORMAT = "bespoke-accuracy-predictor-1"
+
+_TILE = 32
+"""Rows are padded to a multiple of this: a multiple of every micro-kernel's height in use."""
+
+_CHUNK = 512
+"""Rows at a time: a hidden layer of 400 then takes 0.8 MB and stays in the second-level cache."""
+
+
+class AccuracyPredictor(Protocol):
+    """From genomes to predicted top-1."""
+
+    @property
+    def revision(self) -> str:
+        """sha256 of everything that decides a prediction, in hex."""
+        ...
+
+    @property
+    def half_width(self) -> float:
+        """Half width of the 90% conformal interval, in absolute top-1."""
+        ...
+
+    def top1(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Predict the top-1 in [0, 1] of each genome, shape (N,)."""
+        ...
+
+
+@runtime_checkable
+class LinearisedPredictor(AccuracyPredictor, Protocol):
+    """A predictor that also tells what each choice adds: a search then knows where to go."""
+
+    def gains(self, genomes: Genomes) -> NDArray[np.float32]:
+        """What each choice adds to the prediction of each genome, to first order, (N, G, C)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ResolutionBins:
+    """Which one-hot feature a resolution sets.
+
+    Attributes:
+        edges: Smallest side of each bin, ascending, in pixels.
+        width: How many pixels a bin covers; 1 where only the edges themselves are known.
+    """
+
+    edges: tuple[int, ...]
+    width: int = 1
+
+    def index(self, resolution: int) -> int:
+        """The bin of a resolution.
+
+        Raises:
+            InvalidInput: It falls into no bin.
+        """
+        for i, edge in enumerate(self.edges):
+            if edge <= resolution < edge + self.width:
+                return i
+        raise InvalidInput(
+            f"resolution {resolution}: this accuracy predictor knows {list(self.edges)}"
+            + (f", each up to {self.width - 1} px more" if self.width > 1 else "")
+        )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Which features the choices of an architecture set: one-hot, zeros for inactive genes.
+
+    Attributes:
+        dimensions: Names of the dimensions that have features, in feature order; a dimension that
+            is left out (such as a depth that the zeros already tell) has none.
+        resolution: How sides are binned, where ``resolution`` is among the dimensions.
+    """
+
+    dimensions: tuple[str, ...]
+    resolution: ResolutionBins
+
+    def features(self, space: SearchSpace) -> tuple[NDArray[np.int64], int]:
+        """Which feature each (gene, choice) sets.
+
+        Returns:
+            An array of shape (G, C) of feature indices, where C is the largest number of choices
+            of a gene, and the number of features F. Choices without a feature point at F.
+
+        Raises:
+            InvalidInput: The space lacks a dimension, or has a resolution without a bin.
+        """
+        known = {d.name: d for d in space.dimensions}
+        sizes, offsets = cardinalities(space), gene_offsets(space)
+        places: list[tuple[int, int, int]] = []
+        count = 0
+        for name in self.dimensions:
+            if name not in known:
+                raise InvalidInput(f"accuracy predictor: needs the dimension {name!r}, got {sorted(known)}")
+            d, first = known[name], offsets[name]
+            bins = (
+                [self.resolution.index(r) for r in d.choices]
+                if name == "resolution"
+                else range(len(d.choices))
+            )
+            width = len(self.resolution.edges) if name == "resolution" else len(d.choices)
+            for gene in range(first, first + d.count):
+                places += [(gene, choice, count + place) for choice, place in enumerate(bins)]
+                count += width
+        table = np.full((len(sizes), int(sizes.max())), count, np.int64)
+        for gene, choice, feature in places:
+            table[gene, choice] = feature
+        return table, count
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back."""
+        return {
+            "dimensions": list(self.dimensions),
+            "resolution_edges": list(self.resolution.edges),
+            "resolution_width": self.resolution.width,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Encoding:
+        """Read what ``to_json`` wrote."""
+        bins = ResolutionBins(tuple(data["resolution_edges"]), int(data["resolution_width"]))
+        return Encoding(tuple(data["dimensions"]), bins)
+
+
+def default_encoding(space: SearchSpace) -> Encoding:
+    """Every dimension but depth, which the zeros of skipped blocks tell, and each resolution."""
+    sides = next(d.choices for d in space.dimensions if d.name == "resolution")
+    names = tuple(d.name for d in space.dimensions if d.name != "depth")
+    return Encoding(names, ResolutionBins(sides))
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer: ``x @ weight + bias``.
+
+    Attributes:
+        weight: (inputs, outputs), float32.
+        bias: (outputs,), float32.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+Network = tuple[Layer, ...]
+"""Linear layers with a ReLU between them; the last one has one output."""
+
+
+@dataclass(frozen=True, eq=False)
+class MlpPredictor:
+    """The mean of one or more MLPs, bound to a search space.
+
+    Attributes:
+        space: The space whose genomes are predicted.
+        encoding: From genomes to features.
+        networks: The members of the ensemble.
+        half_width: 90% conformal half width, in absolute top-1.
+        card: How good it is and where it comes from: plain JSON, e.g. ``kendall_tau`` and ``rmse``.
+
+    Raises:
+        InvalidInput: The layers do not fit the encoding or one another.
+    """
+
+    space: SearchSpace
+    encoding: Encoding
+    networks: tuple[Network, ...]
+    half_width: float
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _, features = self.encoding.features(self.space)
+        if not self.networks or not self.half_width >= 0:
+            raise InvalidInput(
+                f"accuracy predictor: got {len(self.networks)} networks and half width {self.half_width}; "
+                "expected at least one network and a half width of 0 or more"
+            )
+        for network in self.networks:
+            widths = [layer.weight.shape for layer in network]
+            fits = widths and widths[0][0] == features and widths[-1][1] == 1
+            if not fits or any(a[1] != b[0] for a, b in pairwise(widths)):
+                raise InvalidInput(
+                    f"accuracy predictor: got layers {widths}, expected a chain from {features} features to 1"
+                )
+
+    @cached_property
+    def revision(self) -> str:
+        """sha256 of the tensors, the encoding and the half width, in hex."""
+        tensors = save_tensors(self._tensors())
+        text = json.dumps([self.encoding.to_json(), self.half_width], sort_keys=True)
+        return hashlib.sha256(text.encode() + tensors).hexdigest()
+
+    def top1(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Predict the top-1 in [0, 1] of each genome, shape (N,)."""
+        result = np.zeros(len(genomes))
+        for start in range(0, len(genomes), _CHUNK):
+            part = result[start : start + _CHUNK]
+            rows = self._one_hot(genomes[start : start + _CHUNK])
+            for network in self._padded:
+                part += _forward(network, rows)[: len(part)]
+        return result / len(self.networks)
+
+    def gains(self, genomes: Genomes) -> NDArray[np.float32]:
+        """What each choice adds to the prediction, to first order.
+
+        The networks are linear near a genome: a genome with other choices is predicted to gain the
+        sum of its choices' gains minus the sum of this genome's. Inactive genes count nothing.
+
+        Returns:
+            Shape (N, G, C), where C is the largest number of choices of a gene.
+        """
+        table, count = self._feature_table
+        rows = self._one_hot(genomes)
+        slopes = np.mean([_slopes(network, rows) for network in self._padded], axis=0)[: len(genomes)]
+        slopes[:, count] = 0.0
+        result: NDArray[np.float32] = slopes[:, table]
+        return result
+
+    def for_space(self, space: SearchSpace) -> MlpPredictor:
+        """The same predictor for a space that differs in its resolutions only."""
+        return self if space == self.space else replace(self, space=space)
+
+    def save(self, path: Path) -> None:
+        """Write ``predictor.json`` at ``path`` and the tensors beside it, as ``.safetensors``."""
+        tensors = save_tensors(self._tensors())
+        header = {
+            "format": FORMAT,
+            "space": self.space.to_json(),
+            "encoding": self.encoding.to_json(),
+            "networks": [len(network) for network in self.networks],
+            "half_width": self.half_width,
+            "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+            "card": dict(self.card),
+        }
+        path.with_suffix(".safetensors").write_bytes(tensors)
+        path.write_text(json.dumps(header, indent=1, sort_keys=True) + "\n")
+
+    @cached_property
+    def _feature_table(self) -> tuple[NDArray[np.int64], int]:
+        return self.encoding.features(self.space)
+
+    @cached_property
+    def _padded(self) -> tuple[Network, ...]:
+        # One output would make the last product a matrix-vector product, and a single extra
+        # feature collects the choices that have none.
+        return tuple(
+            (
+                Layer(_grown(first.weight, 1, 0), first.bias),
+                *middle,
+                Layer(_grown(last.weight, 0, 15), _grown(last.bias[None], 0, 15)[0]),
+            )
+            for first, *middle, last in self.networks
+        )
+
+    def _one_hot(self, genomes: Genomes) -> NDArray[np.float32]:
+        """(N padded to whole tiles, F + 1) features; the last one is 0."""
+        return one_hot(self.space, self._feature_table, genomes, -(-len(genomes) // _TILE) * _TILE)
+
+    def _tensors(self) -> dict[str, NDArray[np.float32]]:
+        return {
+            f"{n}.{i}.{part}": np.ascontiguousarray(getattr(layer, part), np.float32)
+            for n, network in enumerate(self.networks)
+            for i, layer in enumerate(network)
+            for part in ("weight", "bias")
+        }
+
+
+def one_hot(
+    space: SearchSpace, features: tuple[NDArray[np.int64], int], genomes: Genomes, rows: int
+) -> NDArray[np.float32]:
+    """The features of genomes.
+
+    Args:
+        space: Tells which genes are active.
+        features: What ``Encoding.features`` gave for this space.
+        genomes: (N, G).
+        rows: How many rows to return; those past N are 0.
+
+    Returns:
+        (rows, F + 1); the last column is 0.
+    """
+    table, count = features
+    n, genes = genomes.shape
+    chosen = np.where(space.active(genomes), table[np.arange(genes), genomes], count)
+    result = np.zeros((rows, count + 1), np.float32)
+    result.ravel()[(chosen + np.arange(n)[:, None] * (count + 1)).ravel()] = 1.0
+    result[:, count] = 0.0
+    return result
+
+
+def _slopes(network: Network, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gradient of the output in each feature, shape as ``rows``."""
+    values, masks = rows, []
+    for layer in network[:-1]:
+        values = values @ layer.weight + layer.bias
+        masks.append(values > 0)
+        np.maximum(values, 0, out=values)
+    slopes = np.broadcast_to(network[-1].weight[:, 0], masks[-1].shape) if masks else None
+    if slopes is None:
+        return np.broadcast_to(network[0].weight[:, 0], rows.shape).copy()
+    for layer, mask in zip(network[-2::-1], masks[::-1], strict=True):
+        slopes = (slopes * mask) @ layer.weight.T
+    return slopes
+
+
+def _forward(network: Sequence[Layer], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    values = rows
+    for layer in network[:-1]:
+        values = values @ layer.weight
+        values += layer.bias
+        np.maximum(values, 0, out=values)
+    return (values @ network[-1].weight + network[-1].bias)[:, 0]
+
+
+def _grown(matrix: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    return np.pad(matrix, ((0, rows), (0, columns)))
+
+
+def read_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
+    """Read a predictor for a space.
+
+    Args:
+        path: ``predictor.json`` (or its folder) with ``predictor.safetensors`` beside it, or the
+            published ``acc_predictor.pth``.
+        space: The space to predict; it may differ from the predictor's in its resolutions.
+
+    Raises:
+        FileInvalid: The file is missing, damaged, or no predictor.
+        InvalidInput: The predictor is of another space, or knows no such resolution.
+        Unavailable: A published file needs torch, and torch is not installed.
+    """
+    path = Path(path)
+    if path.suffix == ".pth":
+        from bespoke.predictors.official import read_official
+
+        return read_official(path, space)
+    return _read_json(path / "predictor.json" if path.is_dir() else path, space)
+
+
+def _read_json(path: Path, space: SearchSpace) -> MlpPredictor:
+    try:
+        header = json.loads(path.read_text())
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise FileInvalid(path, f"expected a predictor of format {FORMAT!r}")
+        content = path.with_suffix(".safetensors").read_bytes()
+        tensors = load_tensors(content)
+        if hashlib.sha256(content).hexdigest() != header["tensors_sha256"]:
+            raise FileInvalid(path, "the tensors beside it are not those that it was saved with")
+        networks = tuple(
+            tuple(Layer(tensors[f"{n}.{i}.weight"], tensors[f"{n}.{i}.bias"]) for i in range(count))
+            for n, count in enumerate(header["networks"])
+        )
+        encoding, own = Encoding.from_json(header["encoding"]), header["space"]
+        half_width, card = float(header["half_width"]), dict(header["card"])
+    except OSError as error:
+        raise FileInvalid(path, f"cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise FileInvalid(path, f"is damaged: {type(error).__name__}: {error}") from error
+    _same_network(own, space)
+    return MlpPredictor(space, encoding, networks, half_width, card)
+
+
+def _same_network(own: Mapping[str, Any], space: SearchSpace) -> None:
+    asked = space.to_json()
+    differing = sorted(name for name in {*own, *asked} - {"resolutions"} if own.get(name) != asked.get(name))
+    if differing:
+        got = {name: asked.get(name) for name in differing}
+        want = {name: own.get(name) for name in differing}
+        raise InvalidInput(f"accuracy predictor: it was fitted on a space with {want}, got {got}")

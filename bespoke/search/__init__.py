@@ -1,0 +1,28 @@
+"""Search: the most accurate architecture within limits, in milliseconds."""
+
+from bespoke.search.evaluator import feasible_ranges
+from bespoke.search.evolution import search
+from bespoke.search.pareto import hypervolume, non_dominated
+from bespoke.search.problem import (
+    METRICS,
+    Candidate,
+    Constraint,
+    Effort,
+    LatencyPricer,
+    Problem,
+    SearchResult,
+)
+
+__all__ = [
+    "METRICS",
+    "Candidate",
+    "Constraint",
+    "Effort",
+    "LatencyPricer",
+    "Problem",
+    "SearchResult",
+    "feasible_ranges",
+    "hypervolume",
+    "non_dominated",
+    "search",
+]

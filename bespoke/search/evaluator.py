@@ -1,0 +1,159 @@
+"""From genomes to metrics, vectorised over the population, and the exact range of each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.search.elimination import Factor, Join, minimise, slot_factors
+from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem
+from bespoke.supernet.architecture import Genomes, SearchSpace, decode
+from bespoke.supernet.cost import (
+    BYTES_PER_VALUE,
+    SlotTable,
+    op_macs,
+    op_params,
+    op_peak_values,
+    op_weights,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Price:
+    """How one metric follows from the slots: ``offset + scale * (sum or maximum of the slots)``.
+
+    Attributes:
+        metric: One of ``METRICS``.
+        slots: A number per slot.
+        scale: Positive.
+        offset: What every architecture costs.
+        maximum: Whether the largest slot counts and not the sum.
+    """
+
+    metric: str
+    slots: SlotTable
+    scale: float = 1.0
+    offset: float = 0.0
+    maximum: bool = False
+
+    @property
+    def join(self) -> Join:
+        """How slots are joined."""
+        return np.maximum if self.maximum else np.add
+
+    def of(self, genomes: Genomes) -> NDArray[np.float64]:
+        """The metric of each genome, shape (N,)."""
+        joined = self.slots.largest(genomes) if self.maximum else self.slots.total(genomes)
+        return self.offset + self.scale * joined
+
+    def per_slot(self, limit: float) -> float:
+        """What the joined slots may be for the metric to be at most ``limit``."""
+        return (limit - self.offset) / self.scale
+
+
+def prices(space: SearchSpace, latency: LatencyPricer | None) -> dict[str, Price]:
+    """How to price each metric of a space, in the order of ``METRICS``; the latency where known."""
+    own = _cost_prices(space)  # type: ignore[arg-type]
+    if latency is None:
+        return dict(own)
+    return {"latency_ms": Price("latency_ms", latency.slots, offset=latency.overhead_ms), **own}
+
+
+# Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
+@lru_cache(maxsize=16)
+def _cost_prices(space: SearchSpace) -> Mapping[str, Price]:
+    macs = SlotTable(space, op_macs)
+    found = (
+        Price("macs", macs),
+        Price("flops", macs, scale=2.0),
+        Price("params", SlotTable(space, op_params)),
+        Price("peak_memory_bytes", SlotTable(space, op_peak_values), scale=BYTES_PER_VALUE, maximum=True),
+        Price("model_size_bytes", SlotTable(space, op_weights), scale=BYTES_PER_VALUE),
+    )
+    return {price.metric: price for price in found}
+
+
+@lru_cache(maxsize=16)
+def _cost_ranges(space: SearchSpace) -> Mapping[str, tuple[float, float]]:
+    own = _cost_prices(space)  # type: ignore[arg-type]
+    return {name: _range(space, price) for name, price in own.items()}
+
+
+def feasible_ranges(space: SearchSpace, latency: LatencyPricer | None) -> dict[str, tuple[float, float]]:
+    """The exact smallest and largest value of each metric over the whole space.
+
+    Args:
+        space: The space.
+        latency: Prices latencies; without it there is no ``latency_ms`` in the result.
+
+    Returns:
+        (smallest, largest) by metric, in the order of ``METRICS``.
+    """
+    found = dict(_cost_ranges(space))  # type: ignore[arg-type]
+    if latency is not None:
+        found["latency_ms"] = _range(space, prices(space, latency)["latency_ms"])
+    return {name: found[name] for name in METRICS if name in found}
+
+
+def _range(space: SearchSpace, price: Price) -> tuple[float, float]:
+    factors = slot_factors(space, price.slots)
+    _, smallest = minimise(space, factors, price.join)
+    if price.maximum:
+        return float(price.of(smallest[None])[0]), price.offset + price.scale * float(
+            price.slots.values.max()
+        )
+    _, largest = minimise(space, [Factor(f.genes, -f.values) for f in factors], np.add)
+    return float(price.of(smallest[None])[0]), float(price.of(largest[None])[0])
+
+
+class Limits:
+    """The constraints of a problem, as one test over a population.
+
+    Attributes:
+        prices: Of the limited metrics, in the problem's order.
+        limits: Their limits, shape (M,).
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        known = prices(problem.space, problem.latency)
+        self.constraints: Sequence[Constraint] = problem.constraints
+        self.prices = tuple(known[constraint.metric] for constraint in problem.constraints)
+        self.limits = np.array([float(constraint.limit) for constraint in problem.constraints])
+
+    def shares(self, genomes: Genomes) -> NDArray[np.float64]:
+        """How much of each limit a genome uses, shape (N, M): feasible where no share exceeds 1."""
+        if not self.prices:
+            return np.zeros((len(genomes), 0))
+        return np.stack([p.of(genomes) / limit for p, limit in zip(self.prices, self.limits, strict=True)], 1)
+
+    def meets(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether every limit holds, exactly as ``Price.of`` counts, shape (N,)."""
+        fits = np.ones(len(genomes), np.bool_)
+        for price, limit in zip(self.prices, self.limits, strict=True):
+            fits &= price.of(genomes) <= limit
+        return fits
+
+
+def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) -> tuple[Candidate, ...]:
+    """Everything that is known of a few genomes, in their order."""
+    known = {name: price.of(genomes) for name, price in prices(problem.space, problem.latency).items()}
+    half = problem.predictor.half_width
+    low_ms = high_ms = None
+    if problem.latency is not None:
+        low_ms, high_ms = problem.latency.interval_ms(known["latency_ms"])
+    return tuple(
+        Candidate(
+            architecture=decode(problem.space, genomes[i]),
+            top1=float(top1[i]),
+            top1_interval=(max(0.0, float(top1[i]) - half), min(1.0, float(top1[i]) + half)),
+            metrics={name: float(values[i]) for name, values in known.items()},
+            latency_interval_ms=None
+            if low_ms is None or high_ms is None
+            else (float(low_ms[i]), float(high_ms[i])),
+        )
+        for i in range(len(genomes))
+    )

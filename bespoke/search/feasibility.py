@@ -1,0 +1,137 @@
+"""Whether limits can be met at all, decided before anything is searched.
+
+A limit on a maximum (peak memory) forbids single combinations of a slot. Limits on sums are
+weighed into one sum, whose exact minimum either meets every limit, or proves that none can, or
+says which limit to weigh more (a Lagrangian dual). What this leaves open in rare mixtures is
+settled by a short evolution on the violation, which always ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.search.elimination import Factor, minimise, slot_factors
+from bespoke.search.evaluator import Limits, Price, feasible_ranges
+from bespoke.search.problem import Problem
+from bespoke.supernet.architecture import Genomes, decode
+from bespoke.supernet.errors import BudgetInfeasible
+from bespoke.supernet.genomes import crossover, extremes, mutate, sample
+
+_DUAL_STEPS = 40
+_VIOLATION_STEPS, _VIOLATION_POPULATION = 40, 128
+_ROUNDING = 1e-9
+
+
+def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) -> Genomes:
+    """A genome that meets every limit, shape (G,).
+
+    Raises:
+        BudgetInfeasible: There is none, or (for mixtures of limits on sums only) none was found.
+    """
+    smallest = extremes(problem.space)[0]
+    if not limits.prices or limits.meets(smallest[None])[0]:
+        return smallest
+    tried, open_question = _dual(problem, limits)
+    if limits.meets(tried[-1:])[0]:
+        return tried[-1]
+    if len(limits.prices) > 1:
+        tried = _least_violation(problem, limits, tried, rng)
+        if open_question and limits.meets(tried[:1])[0]:
+            return tried[0]
+    nearest = tried[_violation(limits.shares(tried)).argmin()]
+    raise _infeasible(problem, limits, nearest)
+
+
+def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
+    """Minimise weighted sums of the limited metrics until a genome fits or none can.
+
+    Returns:
+        The genomes that were met, of which the last one fits if any does, and whether the
+        question is still open.
+    """
+    space = problem.space
+    sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
+    found = [minimise(space, slot_factors(space, p.slots), p.join)[1] for p in limits.prices if p.maximum]
+    if not sums:
+        return np.stack(found), False
+    factors = [_shares(problem, price, limit) for price, limit in sums]
+    forbidden = _forbidden(problem, limits)
+    weights = np.full(len(sums), 1 / len(sums))
+    for step in range(_DUAL_STEPS):
+        joined = [
+            Factor(parts[0].genes, sum((w * p.values for w, p in zip(weights, parts, strict=True)), ban))
+            for parts, ban in zip(zip(*factors, strict=True), forbidden, strict=True)
+        ]
+        value, genome = minimise(space, joined, np.add)
+        if not np.isfinite(value):
+            return _with_minimisers(problem, [p for p, _ in sums], found), False
+        found.append(genome)
+        if limits.meets(genome[None])[0]:
+            return np.stack(found), True
+        offset = sum(w * p.offset / limit for w, (p, limit) in zip(weights, sums, strict=True))
+        if value + offset > 1 + _ROUNDING or len(sums) == 1:
+            return np.stack(found), False
+        share = np.array([p.of(genome[None])[0] / limit for p, limit in sums])
+        weights = weights * np.exp((share - 1) * 4 / (1 + step / 4))
+        weights /= weights.sum()
+    return np.stack(found), True
+
+
+def _shares(problem: Problem, price: Price, limit: float) -> list[Factor]:
+    factors = slot_factors(problem.space, price.slots)
+    return [Factor(f.genes, f.values * price.scale / limit) for f in factors]
+
+
+def _forbidden(problem: Problem, limits: Limits) -> list[NDArray[np.float64]]:
+    """Per slot: infinite where a limit on a maximum is exceeded, else 0."""
+    bans: list[NDArray[np.float64]] = []
+    for price, limit in zip(limits.prices, limits.limits, strict=True):
+        if price.maximum:
+            factors = slot_factors(problem.space, price.slots)
+            over = [price.offset + price.scale * f.values > limit for f in factors]
+            here = [np.where(o, np.inf, 0.0) for o in over]
+            bans = [a + b for a, b in zip(bans, here, strict=True)] if bans else here
+    return bans or [np.zeros(f.values.shape) for f in slot_factors(problem.space, limits.prices[0].slots)]
+
+
+def _with_minimisers(problem: Problem, prices: Sequence[Price], found: Sequence[Genomes]) -> Genomes:
+    own = [minimise(problem.space, slot_factors(problem.space, p.slots), p.join)[1] for p in prices]
+    return np.stack([*own, *found])
+
+
+def _violation(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the relative excesses, shape (N,)."""
+    excess: NDArray[np.float64] = np.maximum(shares - 1, 0).sum(axis=1)
+    return excess
+
+
+def _least_violation(problem: Problem, limits: Limits, tried: Genomes, rng: np.random.Generator) -> Genomes:
+    """Evolve towards the least violation; best first."""
+    space = problem.space
+    population = np.concatenate([tried, extremes(space), sample(space, _VIOLATION_POPULATION, rng)])
+    for _ in range(_VIOLATION_STEPS):
+        population = np.unique(population, axis=0)
+        violation = _violation(limits.shares(population))
+        population = population[np.argsort(violation, kind="stable")[:_VIOLATION_POPULATION]]
+        if violation.min() <= 0:
+            break
+        pairs = rng.integers(0, len(population), (2, _VIOLATION_POPULATION))
+        mixed = crossover(space, population[pairs[0]], population[pairs[1]], rng)
+        moved = mutate(space, population[pairs[1]], 2 / population.shape[1], rng)
+        population = np.concatenate([population, mixed, moved])
+    return population[np.argsort(_violation(limits.shares(population)), kind="stable")]
+
+
+def _infeasible(problem: Problem, limits: Limits, nearest: Genomes) -> BudgetInfeasible:
+    ranges = feasible_ranges(problem.space, problem.latency)
+    values = {p.metric: float(p.of(nearest[None])[0]) for p in limits.prices}
+    asked = {c.metric: float(c.limit) for c in limits.constraints}
+    return BudgetInfeasible(
+        limits=asked,
+        feasible={name: ranges[name] for name in asked},
+        nearest={"architecture": decode(problem.space, nearest).to_json(), "metrics": values},
+        relax={name: value for name, value in values.items() if value > asked[name]},
+    )
