@@ -113,7 +113,7 @@ def list_keys(var: Var = None, as_json: Json = False) -> None:
             "created_at": key.created_at.isoformat(),
             "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
         }
-        for key in _store(var).keys()  # noqa: SIM118 - a method of the store, not of a dict
+        for key in _store(var).list_keys()
     ]
     if as_json:
         print(json.dumps(keys))

@@ -19,10 +19,11 @@ from typing import Any, Self
 from bespoke.service.settings import Settings
 from bespoke.supernet.errors import TaskFailed
 
-__all__ = ["Child", "Stopped", "run_task"]
+__all__ = ["Child", "Stopped"]
 
 POLL_S = 0.2
 READ_BYTES = 2**16
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Stopped(BaseException):
@@ -131,14 +132,3 @@ class Child:
                     self._rest += chunk
         line, self._rest = self._rest.split(b"\n", 1)
         return line
-
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def run_task(
-    settings: Settings, task: str, arguments: dict[str, Any], stop: Callable[[], bool] = lambda: False
-) -> dict[str, Any]:
-    """Do one task in a child of its own; see ``Child.call``."""
-    with Child(settings) as child:
-        return child.call(task, arguments, stop)

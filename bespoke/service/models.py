@@ -197,21 +197,21 @@ def metadata(subnet: StoredSubnet, entry: ZooEntry) -> dict[str, str]:
     """What is written into a subnet's ONNX file; the same for the same answer, whenever it is made."""
     expects = input_of(entry, subnet.architecture["resolution"])
     values = {
-        "bespoke.architecture": subnet.architecture,
-        "bespoke.space": entry.space.name,
-        "bespoke.supernet": subnet.supernet,
-        "bespoke.supernet_digest": subnet.supernet_digest,
-        "bespoke.classes": entry.space.classes,
-        "bespoke.input_size": subnet.architecture["resolution"],
-        "bespoke.mean": expects["mean"],
-        "bespoke.std": expects["std"],
-        "bespoke.bn_statistics": subnet.statistics,
-        "bespoke.predicted": subnet.predicted,
-        "bespoke.latency_table_revision": subnet.table_revision or "",
-        "bespoke.predictor_revision": subnet.predictor_revision,
+        "architecture": subnet.architecture,
+        "space": entry.space.name,
+        "supernet": subnet.supernet,
+        "supernet_digest": subnet.supernet_digest,
+        "classes": entry.space.classes,
+        "input_size": subnet.architecture["resolution"],
+        "mean": expects["mean"],
+        "std": expects["std"],
+        "bn_statistics": subnet.statistics,
+        "predicted": subnet.predicted,
+        "latency_table_revision": subnet.table_revision or "",
+        "predictor_revision": subnet.predictor_revision,
     }
     if (names := class_names(entry)) is not None:
-        values["bespoke.class_names"] = names
+        values["class_names"] = names
     return {
         name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         for name, value in values.items()

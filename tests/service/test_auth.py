@@ -54,5 +54,5 @@ def test_unknown_scopes_and_keys_are_refused(store: Store) -> None:
 
 def test_keys_are_told_apart_by_their_prefix(store: Store) -> None:
     made = [create_key(store, ["search"], str(n)) for n in range(3)]
-    assert [key.prefix for key in store.keys()] == [key.prefix for key in made]
+    assert [key.prefix for key in store.list_keys()] == [key.prefix for key in made]
     assert len({key.text for key in made}) == 3

@@ -26,6 +26,9 @@ __all__ = ["Runtime"]
 
 logger = logging.getLogger(__name__)
 
+STOP_S = 5.0
+"""How long a step that does not ask whether to stop is waited for."""
+
 
 class Runtime:
     """A worker: takes jobs from the queues, says that it lives, and rescues the jobs of dead ones."""
@@ -44,6 +47,7 @@ class Runtime:
         self._settings, self._store, self._engine = settings, store, engine
         self._workflows = workflows
         self._stopping = threading.Event()
+        self._running, self._changed = 0, threading.Condition()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -57,7 +61,7 @@ class Runtime:
         }
         self._store.beat(self._settings.worker)
         DBOS(config=config)
-        DBOS.workflow(name=WORKFLOW)(lambda job_id: self._run(job_id))
+        DBOS.workflow(name=WORKFLOW)(lambda job_id: self._enter(job_id))
         DBOS.launch()
         for name, polling_interval_sec in QUEUES.items():
             DBOS.register_queue(
@@ -72,18 +76,30 @@ class Runtime:
         """Stop the jobs where they are: they go on when a worker comes back."""
         self._stopping.set()
         self._heart.join()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, STOP_S)
         DBOS.destroy(destroy_registry=True)
         self._store.remove_worker(self._settings.worker)
 
-    def _run(self, job_id: str) -> None:
+    def _enter(self, job_id: str) -> None:
         """The one workflow that DBOS knows: any job, by its id."""
+        with self._changed:
+            self._running += 1
+        try:
+            self._run(job_id)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _run(self, job_id: str) -> None:
         job = self._store.job(job_id)
         if not self._store.start_job(job_id, self._settings.worker):
             return
         run = Run(
             job_id=job_id,
             arguments=job.arguments,
-            step=_step,
+            step=self._step,
             stopped=lambda: self._stopping.is_set() or self._store.cancelled(job_id),
             progress=lambda fraction: self._store.progress_job(job_id, fraction),
         )
@@ -97,11 +113,18 @@ class Runtime:
             logger.warning("job %s (%s) failed: %s", job_id, job.kind, error)
             self._store.fail_job(job_id, {"detail": str(error)})
             return
-        except Exception:
+        except Exception as error:
+            if self._stopping.is_set():  # the engine was taken away under the job
+                raise Stopped from error
             logger.exception("job %s (%s) failed", job_id, job.kind)
             self._store.fail_job(job_id, {"detail": "an unexpected error; the service's log has it"})
             return
         self._store.succeed_job(job_id, result)
+
+    def _step(self, name: str, work: Callable[[], Json]) -> Json:
+        if self._stopping.is_set():
+            raise Stopped
+        return DBOS.run_step({"name": name}, work)
 
     def _beat(self) -> None:
         while not self._stopping.wait(self._settings.heartbeat_s):
@@ -117,7 +140,3 @@ class Runtime:
         for job in self._store.stale_jobs(self._settings.worker_dead_s):
             if job.worker_id not in live:
                 self._engine.rescue(job)
-
-
-def _step(name: str, work: Callable[[], Json]) -> Json:
-    return DBOS.run_step({"name": name}, work)

@@ -47,7 +47,8 @@ def device(_key: AnyKey, device_id: schemas.ApiName, service: Running) -> schema
 def latency_table(
     _key: AnyKey, device_id: schemas.ApiName, supernet: schemas.SupernetName, service: Running
 ) -> dict[str, Any]:
-    """The table that the device's latest campaign for this supernet gave."""
+    """The table that the device's latest campaign for this supernet gave, with its revision."""
     service.place.store.device(device_id)
     service.place.catalogue.entry(supernet)
-    return service.place.catalogue.table(device_id, supernet).to_json()
+    table = service.place.catalogue.table(device_id, supernet)
+    return {"revision": table.revision, **table.to_json()}

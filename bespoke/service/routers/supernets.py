@@ -15,18 +15,17 @@ router = APIRouter(prefix="/v1/supernets", tags=["supernets"], responses=respons
 def supernets(_key: AnyKey, service: Running) -> schemas.Supernets:
     """All supernets."""
     entries = [service.place.catalogue.entry(name) for name in service.place.catalogue.names()]
-    return schemas.Supernets(
-        items=[
-            schemas.SupernetSummary(
-                name=entry.name,
-                digest=entry.digest,
-                classes=entry.space.classes,
-                resolutions=list(entry.space.dimensions[-1].choices),
-                summary=str(entry.card.get("summary", "")),
-            )
-            for entry in entries
-        ]
-    )
+    items = [
+        schemas.SupernetSummary(
+            name=entry.name,
+            digest=entry.digest,
+            classes=entry.space.classes,
+            resolutions=list(entry.space.dimensions[-1].choices),
+            summary=str(entry.card.get("summary", "")),
+        )
+        for entry in entries
+    ]
+    return schemas.Supernets(items=items)
 
 
 @router.get("/{name}", responses=responses(404))

@@ -1,0 +1,185 @@
+"""Every job engine passes this suite, on both databases: jobs end once, over crashes of any worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bespoke.service.engines.distributed import DistributedEngine
+from bespoke.service.engines.embedded import EmbeddedEngine
+from bespoke.service.engines.protocol import JobEngine
+from bespoke.service.orm import Job
+from bespoke.service.settings import Settings
+from bespoke.service.store import Store
+from tests.service.engine_process import STEPS, WORKFLOWS
+
+PATIENCE_S = 60
+
+
+@contextmanager
+def worker(settings: Settings, **changed: Any) -> Iterator[subprocess.Popen[str]]:
+    """A worker process that is ready; it is killed in the end unless it has ended."""
+    command = [sys.executable, "-m", "tests.service.engine_process", json.dumps(settings.to_json() | changed)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def engine(request: pytest.FixtureRequest, settings: Settings, store: Store) -> Iterator[JobEngine]:
+    """An engine that has somewhere to run jobs."""
+    if request.param == "embedded":
+        embedded = EmbeddedEngine(settings, store, WORKFLOWS)
+        embedded.start()
+        yield embedded
+        embedded.stop()
+        return
+    distributed = DistributedEngine(settings.database, store)
+    distributed.start()
+    with worker(settings, embedded_worker=False):
+        yield distributed
+    distributed.stop()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    patience = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < patience, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def ended(store: Store, job: Job) -> Job:
+    until(lambda: store.job(job.id).state in ("succeeded", "failed", "cancelled"))
+    return store.job(job.id)
+
+
+def counting(store: Store, file: Path, step_s: float = 0.0) -> Job:
+    return store.add_job("count", {"file": str(file), "step_s": step_s})
+
+
+def lines(file: Path) -> list[tuple[int, int]]:
+    """(step, process id) of each line."""
+    pairs = (line.split() for line in file.read_text().splitlines()) if file.exists() else ()
+    return [(int(number), int(pid)) for number, pid in pairs]
+
+
+def test_a_job_runs_once_and_leaves_its_result(engine: JobEngine, store: Store, tmp_path: Path) -> None:
+    job = counting(store, tmp_path / "lines")
+    engine.submit(job)
+    engine.submit(job)
+    done = ended(store, job)
+    assert (done.state, done.result, done.progress, done.error) == ("succeeded", {"steps": STEPS}, 1.0, None)
+    assert done.started_at is not None
+    assert done.finished_at is not None
+    assert [number for number, _ in lines(tmp_path / "lines")] == list(range(STEPS))
+
+
+def test_a_job_that_goes_wrong_fails_and_the_next_one_runs(
+    engine: JobEngine, store: Store, tmp_path: Path
+) -> None:
+    wrong, right = store.add_job("fail", {"by": 0}), counting(store, tmp_path / "lines")
+    engine.submit(wrong)
+    engine.submit(right)
+    assert ended(store, right).state == "succeeded"
+    failed = store.job(wrong.id)
+    assert (failed.state, failed.result) == ("failed", None)
+    assert failed.error is not None
+
+
+def test_a_cancelled_job_stops_at_its_next_step(engine: JobEngine, store: Store, tmp_path: Path) -> None:
+    job, file = counting(store, tmp_path / "lines", step_s=0.5), tmp_path / "lines"
+    engine.submit(job)
+    until(lambda: len(lines(file)) > 0)
+    store.cancel_job(job.id)
+    engine.cancel(job.id)
+    time.sleep(1.5)
+    seen = len(lines(file))
+    assert seen < STEPS
+    assert store.job(job.id).state == "cancelled"
+    # The queue is free again.
+    other = counting(store, tmp_path / "others")
+    engine.submit(other)
+    assert ended(store, other).state == "succeeded"
+    assert len(lines(file)) == seen
+
+
+def test_a_worker_that_restarts_after_kill_goes_on_where_it_was(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines"
+    with worker(settings) as first:
+        job = counting(store, file, step_s=0.4)
+        door = DistributedEngine(settings.database, store)
+        door.start()
+        door.submit(job)
+        until(lambda: len(lines(file)) >= 3)
+        first.kill()
+        first.wait()
+    with worker(settings) as second:
+        done = ended(store, job)
+    door.stop()
+    steps = [number for number, _ in lines(file)]
+    assert done.state == "succeeded"
+    assert steps in ([0, 1, 2, 2, 3, 4, 5], [0, 1, 2, 3, 3, 4, 5])  # the step that was going on ran twice
+    assert {pid for number, pid in lines(file) if number > 3} == {second.pid}
+
+
+def test_another_worker_takes_over_the_job_of_a_dead_one(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines"
+    door = DistributedEngine(settings.database, store)
+    with worker(settings, worker_id="one") as one, worker(settings, worker_id="two") as two:
+        job = counting(store, file, step_s=0.4)
+        door.start()
+        door.submit(job)
+        until(lambda: len(lines(file)) >= 3)
+        busy, other, name = (one, two, "two") if lines(file)[0][1] == one.pid else (two, one, "one")
+        busy.kill()
+        busy.wait()
+        done = ended(store, job)
+    door.stop()
+    assert (done.state, done.worker_id) == ("succeeded", name)
+    assert sorted({number for number, _ in lines(file)}) == list(range(STEPS))
+    assert len(lines(file)) <= STEPS + 2
+    assert lines(file)[-1] == (STEPS - 1, other.pid)
+
+
+def test_a_job_that_never_reached_the_queue_is_found(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    job = counting(store, tmp_path / "lines")
+    with worker(settings):
+        assert ended(store, job).state == "succeeded"
+
+
+def test_an_orderly_stop_leaves_the_job_to_the_next_start(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines"
+    with worker(settings) as first:
+        job = counting(store, file, step_s=0.4)
+        door = DistributedEngine(settings.database, store)
+        door.start()
+        door.submit(job)
+        until(lambda: len(lines(file)) >= 2)
+        first.communicate("")
+        assert first.returncode == 0
+        assert store.job(job.id).state == "running"
+    with worker(settings):
+        assert ended(store, job).state == "succeeded"
+    door.stop()
+    assert len(lines(file)) <= STEPS + 1
