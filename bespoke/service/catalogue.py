@@ -19,7 +19,7 @@ from bespoke.supernet.errors import DeviceNotProfiled, Unavailable
 __all__ = ["Catalogue", "Ranges"]
 
 T = TypeVar("T")
-Ranges = dict[str, tuple[float, float]]
+Ranges = dict[str, list[float]]
 
 KEPT = 256
 
@@ -83,7 +83,7 @@ class Catalogue:
     def ranges(self, supernet: str) -> Ranges:
         """Smallest and largest value of each metric that needs no device."""
         entry = self.entry(supernet)
-        return self._once(("ranges", entry.digest), lambda: feasible_ranges(entry.space, None))
+        return self._once(("ranges", entry.digest), lambda: _listed(feasible_ranges(entry.space, None)))
 
     def device_ranges(self, supernet: str) -> dict[str, Ranges]:
         """Smallest and largest value of each metric, by each device that was profiled for it."""
@@ -98,7 +98,7 @@ class Catalogue:
         entry, pricer = self.entry(supernet), self.pricer(supernet, table)
         return self._once(
             ("ranges", entry.digest, table.revision, table.profile.digest),
-            lambda: feasible_ranges(entry.space, pricer),
+            lambda: _listed(feasible_ranges(entry.space, pricer)),
         )
 
     def _table(self, row: StoredTable) -> LatencyTable:
@@ -113,3 +113,7 @@ class Catalogue:
             self._kept.move_to_end(key)
             value: T = self._kept[key]
             return value
+
+
+def _listed(ranges: dict[str, tuple[float, float]]) -> Ranges:
+    return {metric: list(pair) for metric, pair in ranges.items()}

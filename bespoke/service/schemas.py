@@ -43,7 +43,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9.
 ApiName = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 SupernetName = Annotated[str, Query(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Range = tuple[float, float]
+Range = Annotated[list[float], Field(min_length=2, max_length=2, description="Smallest and largest.")]
 CampaignState = Literal["preparing", "measuring", "fitting", "succeeded", "failed", "cancelled"]
 Statistics = Literal["table", "recalibrated"]
 

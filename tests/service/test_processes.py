@@ -62,7 +62,7 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_service(how: signal.Signals, tmp_path: Path, random_zoo: Path) -> None:
     env = environment(tmp_path / "var", zoo=str(random_zoo))
     with process(env, "serve", "--json") as running:

@@ -16,7 +16,7 @@ router = APIRouter(
 )
 
 
-@router.post("", status_code=202, responses=responses(409, 413))
+@router.post("", status_code=202, responses=responses(400, 409, 413))
 def create_campaign(
     _key: AdminKey,
     device_id: schemas.ApiName,

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"], responses=responses(4
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": schemas.Device, "description": "It was there already."}, **responses(413)},
+    responses={200: {"model": schemas.Device, "description": "It was there already."}, **responses(400, 413)},
 )
 def create_device(
     _key: EnrolKey, body: schemas.DeviceRequest, service: Running, response: Response

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["leases"], responses=responses(401, 403, 
 @router.post(
     "/devices/{device_id}/lease",
     response_model=schemas.Lease,
-    responses={204: {"description": "Nothing to do now."}, **responses(413)},
+    responses={204: {"description": "Nothing to do now."}, **responses(400, 413)},
 )
 def lease(_key: AgentKey, device_id: schemas.ApiName, body: schemas.LeaseRequest, service: Running) -> Any:
     """Take measurements on for a while; heartbeats extend it. Expired ones are given to others."""
@@ -45,7 +45,7 @@ def heartbeat(_key: AgentKey, lease_id: schemas.ApiName, service: Running) -> sc
     return schemas.Heartbeat(expires_at=held.expires_at)
 
 
-@router.post("/leases/{lease_id}/report", responses=responses(413))
+@router.post("/leases/{lease_id}/report", responses=responses(400, 413))
 def report(
     _key: AgentKey, lease_id: schemas.ApiName, body: schemas.ReportRequest, service: Running
 ) -> schemas.Reported:

@@ -12,7 +12,7 @@ from bespoke.service.searching import answer
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses=responses(401, 403, 404, 422))
 
 
-@router.post("", status_code=201, responses=responses(409, 413, 503))
+@router.post("", status_code=201, responses=responses(400, 409, 413, 503))
 def create_search(
     _key: SearchKey, body: schemas.SearchRequest, service: Running, response: Response
 ) -> schemas.Search:
