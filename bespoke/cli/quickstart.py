@@ -62,7 +62,7 @@ def quickstart(
         answer = client.search(supernet, {"latency_ms": budget_ms}, device["id"])
         console.print(f"answered in {1000 * (time.perf_counter() - began):.0f} ms: search {answer['id']}")
         subnet = client.subnet(answer["subnet"]["id"])
-        console.print_json(json.dumps(subnet["architecture"]))
+        console.print(json.dumps(subnet["architecture"]), highlight=False)
 
         console.rule("4  The model")
         path = var / f"{subnet['id']}.onnx"

@@ -18,13 +18,11 @@ from bespoke.service.orm import ArtifactRow, StoredSubnet
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from bespoke.supernet.errors import TaskFailed, Unavailable
-from bespoke.supernet.zoo import ZooEntry
+from bespoke.supernet.zoo import MEAN, STD, ZooEntry
 
 __all__ = ["MEDIA_TYPE", "ModelMaker", "QueuedModels", "WarmModels", "class_names", "input_of", "metadata"]
 
 MEDIA_TYPE = "application/onnx"
-# What the supernets were trained with, unless a model card says otherwise: ImageNet's statistics.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLL_S = 0.05
 
 logger = logging.getLogger(__name__)
@@ -180,41 +178,24 @@ def class_names(entry: ZooEntry) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def input_of(entry: ZooEntry, resolution: int) -> dict[str, Any]:
+def input_of(resolution: int) -> dict[str, Any]:
     """What a subnet expects as its input: name, shape, layout, and how images are normalised."""
-    card = entry.card.get("input", {})
     return {
         "name": "image",
         "layout": "NCHW",
         "color": "RGB, scaled to [0, 1], then (x - mean) / std",
         "shape": [1, 3, resolution, resolution],
-        "mean": list(card.get("mean", MEAN)),
-        "std": list(card.get("std", STD)),
+        "mean": list(MEAN),
+        "std": list(STD),
     }
 
 
-def metadata(subnet: StoredSubnet, entry: ZooEntry) -> dict[str, str]:
-    """What is written into a subnet's ONNX file; the same for the same answer, whenever it is made."""
-    expects = input_of(entry, subnet.architecture["resolution"])
-    values = {
-        "architecture": subnet.architecture,
-        "space": entry.space.name,
-        "supernet": subnet.supernet,
-        "supernet_digest": subnet.supernet_digest,
-        "classes": entry.space.classes,
-        "input_size": subnet.architecture["resolution"],
-        "mean": expects["mean"],
-        "std": expects["std"],
-        "bn_statistics": subnet.statistics,
-        "predicted": subnet.predicted,
+def metadata(subnet: StoredSubnet) -> dict[str, str]:
+    """What a subnet's ONNX file says beside what it is (``zoo.describe``): what was promised, and by whom."""
+    return {
+        "predicted": json.dumps(subnet.predicted, separators=(",", ":")),
         "latency_table_revision": subnet.table_revision or "",
         "predictor_revision": subnet.predictor_revision,
-    }
-    if (names := class_names(entry)) is not None:
-        values["class_names"] = names
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        for name, value in values.items()
     }
 
 

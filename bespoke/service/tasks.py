@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import IO, Any
 
 from bespoke.latency_tables import (
@@ -58,7 +59,14 @@ def fit_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
         Report(m.entry_id, m.round, m.samples_ms, m.cold_ms, m.error)
         for m in place.store.reports(campaign.id)
     ]
-    table = build_table(profile, ProfilingPlan.from_json(campaign.plan or {}), reports, space)
+    began = campaign.measuring_at or campaign.created_at
+    table = build_table(
+        profile,
+        ProfilingPlan.from_json(campaign.plan or {}),
+        reports,
+        space,
+        duration_s=(datetime.now(UTC) - began).total_seconds(),
+    )
     table.pricer(space)  # a table that cannot price the space must fail here, not in a search
     place.store.finish_campaign(campaign.id, table.revision, table.to_json())
     return {"table_revision": table.revision}
@@ -76,7 +84,7 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
             f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
         )
     architecture = read_architecture(entry.space, row.architecture)
-    model = weights.materialise(entry, architecture, metadata(row, entry), dynamic_batch=dynamic_batch)
+    model = weights.materialise(entry, architecture, metadata(row), dynamic_batch=dynamic_batch)
     artifact = place.artifacts.put(model)
     place.store.add_model(row.id, dynamic_batch, artifact.sha256, artifact.size, MEDIA_TYPE)
     return {"sha256": artifact.sha256, "size": artifact.size}

@@ -50,7 +50,7 @@ def manifest(
     entry = service.place.catalogue.entry(row.supernet)
     made = service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)
     about = answers.subnet(row)
-    expects = input_of(entry, row.architecture["resolution"])
+    expects = input_of(row.architecture["resolution"])
     if dynamic_batch:
         expects["shape"] = ["batch", *expects["shape"][1:]]
     return schemas.Manifest(

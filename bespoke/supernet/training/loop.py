@@ -91,7 +91,13 @@ def train(
             architectures = step_architectures(network, phase, resolution, rng)
             in_force = table if phase.statistics == "table" else None
             loss = accumulate_gradients(
-                network, x_NCHW, labels_N.to(device), architectures, in_force, TABLE_MOMENTUM
+                network,
+                x_NCHW,
+                labels_N.to(device),
+                architectures,
+                in_force,
+                TABLE_MOMENTUM,
+                largest_learns=step % phase.largest_every == 0,
             )
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
             if torch.isfinite(norm):

@@ -37,6 +37,8 @@ class Phase:
         subnets: ``largest`` alone, or the ``sandwich``.
         statistics: ``batch``, or the ``table``'s constants.
         smallest_area: Smallest share of an image that a training crop covers.
+        largest_every: The largest subnet learns in each so many-th step; in the others it only
+            answers, for the rest to learn from. Its gradients cost as much as all the others'.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Phase:
     subnets: Literal["largest", "sandwich"] = "sandwich"
     statistics: Literal["batch", "table"] = "batch"
     smallest_area: float = 0.25
+    largest_every: int = 1
 
 
 def plain_recipe(resolutions: tuple[int, ...], epochs: tuple[float, float, float]) -> list[Phase]:
@@ -70,6 +73,7 @@ def plain_recipe(resolutions: tuple[int, ...], epochs: tuple[float, float, float
             (resolutions[0], *resolutions),
             statistics="table",
             smallest_area=0.35,
+            largest_every=3,
         ),
     ]
 
@@ -96,6 +100,7 @@ def accumulate_gradients(
     architectures: list[Architecture],
     table: StatisticsTable | None,
     momentum: float,
+    largest_learns: bool = True,
 ) -> float:
     """Run each subnet forward and backward; gradients are summed.
 
@@ -106,6 +111,7 @@ def accumulate_gradients(
         architectures: The largest first; the others learn from its answers.
         table: The statistics table to put in force and keep up to date, or None for batch statistics.
         momentum: How fast the table follows what it sees.
+        largest_learns: Whether the first one gets gradients, or only answers.
 
     Returns:
         The largest subnet's loss.
@@ -114,7 +120,9 @@ def accumulate_gradients(
     first_loss = 0.0
     for architecture in architectures:
         normalise = TableInForce(table, architecture) if table else None
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda):
+        learns = largest_learns or soft_NC is not None
+        bf16 = torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda)
+        with torch.set_grad_enabled(learns), bf16:
             logits_NC = network(x_NCHW, architecture, normalise)
         logits_NC = logits_NC.float()
         if soft_NC is None:
@@ -122,7 +130,8 @@ def accumulate_gradients(
             soft_NC, first_loss = logits_NC.detach().softmax(1), float(loss.detach())
         else:
             loss = F.cross_entropy(logits_NC, soft_NC)
-        loss.backward()
+        if learns:
+            loss.backward()
         if table and normalise:
             table.update(architecture, normalise.seen, momentum)
     return first_loss

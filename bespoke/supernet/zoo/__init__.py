@@ -21,7 +21,7 @@ from bespoke.supernet.spaces import space_from_json
 
 ROOT = Path(__file__).parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the pixels in [0, 1], per channel, where a card names no others: ImageNet's."""
+"""Of the pixels in [0, 1], per channel: ImageNet's, with which every supernet is trained."""
 DIGESTED = ("space.json", "weights.safetensors", "statistics.safetensors")
 
 
@@ -83,19 +83,20 @@ def describe(entry: ZooEntry, architecture: Architecture, statistics: str) -> di
         architecture: What was cut out.
         statistics: Source of its BN statistics: ``table`` or ``recalibrated``.
     """
-    mean, std = entry.card.get("mean", MEAN), entry.card.get("std", STD)
     facts = {
         "architecture": architecture.to_json(),
         "space": entry.space.to_json(),
         "supernet": entry.name,
         "supernet_digest": entry.digest,
-        "classes": entry.card.get("classes", entry.space.classes),
-        "input_size": [3, architecture.resolution, architecture.resolution],
-        "input_layout": "NCHW, RGB, (x / 255 - mean) / std",
-        "mean": list(mean),
-        "std": list(std),
+        "classes": entry.space.classes,
+        "input_size": architecture.resolution,
+        "input_layout": "NCHW, RGB in [0, 1], then (x - mean) / std",
+        "mean": list(MEAN),
+        "std": list(STD),
         "bn_statistics": statistics,
     }
+    if "classes" in entry.card:
+        facts["class_names"] = entry.card["classes"]
     return {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in facts.items()}
 
 

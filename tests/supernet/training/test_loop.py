@@ -135,6 +135,13 @@ def test_gradients_of_the_subnets_add_up() -> None:
     torch.testing.assert_close(together, alone + rest, rtol=1e-4, atol=1e-5)
 
 
+def test_a_largest_subnet_that_only_answers_gets_no_gradient() -> None:
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    network = fresh()
+    accumulate_gradients(network, images, labels, [largest(TINY)], None, 0.1, largest_learns=False)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 def test_the_table_is_collected_until_every_local_choice_is_covered(tmp_path: Path) -> None:
     phase = Phase("table tuning", 1, 1e-4, (32,), statistics="table")
     table = collect_table(fresh(), two_colours(), phase, batch=2, seed=0, device="cpu", passes=1)
