@@ -6,16 +6,16 @@ a population is one array, and a prediction is three matrix products.
 Source: Cai et al., Once-for-All (ICLR 2020), section 3.4: a three-layer MLP on one-hot features.
 
 Every row of a batch is computed by the same arithmetic wherever it stands in the batch, and
-whatever the number of threads: batches are padded to whole tiles, so that a BLAS never falls back
-to a kernel for left-over rows, and no sum is left to a matrix-vector product, which some
-libraries split between threads.
+whatever the number of threads: every matrix product has the same shape, a tile of rows, so that a
+BLAS never takes another kernel for a small batch or for left-over rows, and the last sum is not
+left to a matrix-vector product, which some libraries split between threads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -33,10 +33,10 @@ from bespoke.supernet.errors import FileInvalid, InvalidInput
 
 FORMAT = "bespoke-accuracy-predictor-1"
 
-_TILE = 32
-"""Rows are padded to a multiple of this: a multiple of every micro-kernel's height in use."""
+_TILE = 64
+"""Rows of every matrix product: as fast as larger ones here (93 against 97 GFLOPS), with less padding."""
 
-_CHUNK = 512
+_CHUNK = 8 * _TILE
 """Rows at a time: a hidden layer of 400 then takes 0.8 MB and stays in the second-level cache."""
 
 
@@ -175,7 +175,7 @@ class Layer:
 
 
 Network = tuple[Layer, ...]
-"""Linear layers with a ReLU between them; the last one has one output."""
+"""Two or more linear layers with a ReLU between them; the last one has one output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +208,10 @@ class MlpPredictor:
             )
         for network in self.networks:
             widths = [layer.weight.shape for layer in network]
-            fits = widths and widths[0][0] == features and widths[-1][1] == 1
+            fits = len(widths) > 1 and widths[0][0] == features and widths[-1][1] == 1
             if not fits or any(a[1] != b[0] for a, b in pairwise(widths)):
                 raise InvalidInput(
-                    f"accuracy predictor: got layers {widths}, expected a chain from {features} features to 1"
+                    f"accuracy predictor: got layers {widths}, expected two or more, {features} to 1"
                 )
 
     @cached_property
@@ -226,9 +226,9 @@ class MlpPredictor:
         result = np.zeros(len(genomes))
         for start in range(0, len(genomes), _CHUNK):
             part = result[start : start + _CHUNK]
-            rows = self._one_hot(genomes[start : start + _CHUNK])
+            tiles = self._tiles(genomes[start : start + _CHUNK])
             for network in self._padded:
-                part += _forward(network, rows)[: len(part)]
+                part += _forward(network, tiles)[: len(part)]
         return result / len(self.networks)
 
     def gains(self, genomes: Genomes) -> NDArray[np.float32]:
@@ -241,8 +241,8 @@ class MlpPredictor:
             Shape (N, G, C), where C is the largest number of choices of a gene.
         """
         table, count = self._feature_table
-        rows = self._one_hot(genomes)
-        slopes = np.mean([_slopes(network, rows) for network in self._padded], axis=0)[: len(genomes)]
+        tiles = self._tiles(genomes)
+        slopes = np.mean([_slopes(network, tiles) for network in self._padded], axis=0)[: len(genomes)]
         slopes[:, count] = 0.0
         result: NDArray[np.float32] = slopes[:, table]
         return result
@@ -272,20 +272,17 @@ class MlpPredictor:
 
     @cached_property
     def _padded(self) -> tuple[Network, ...]:
-        # One output would make the last product a matrix-vector product, and a single extra
-        # feature collects the choices that have none.
+        # A further feature collects the choices that have none; its weight is 0.
         return tuple(
-            (
-                Layer(_grown(first.weight, 1, 0), first.bias),
-                *middle,
-                Layer(_grown(last.weight, 0, 15), _grown(last.bias[None], 0, 15)[0]),
-            )
-            for first, *middle, last in self.networks
+            (Layer(np.pad(first.weight, ((0, 1), (0, 0))), first.bias), *rest)
+            for first, *rest in self.networks
         )
 
-    def _one_hot(self, genomes: Genomes) -> NDArray[np.float32]:
-        """(N padded to whole tiles, F + 1) features; the last one is 0."""
-        return one_hot(self.space, self._feature_table, genomes, -(-len(genomes) // _TILE) * _TILE)
+    def _tiles(self, genomes: Genomes) -> NDArray[np.float32]:
+        """Features in whole tiles, (T, rows of a tile, F + 1); the last one is 0."""
+        tiles = -(-len(genomes) // _TILE)
+        rows = one_hot(self.space, self._feature_table, genomes, tiles * _TILE)
+        return rows.reshape(tiles, _TILE, rows.shape[1])
 
     def _tensors(self) -> dict[str, NDArray[np.float32]]:
         return {
@@ -319,32 +316,29 @@ def one_hot(
     return result
 
 
-def _slopes(network: Network, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gradient of the output in each feature, shape as ``rows``."""
-    values, masks = rows, []
+def _slopes(network: Network, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gradient of the output in each feature, (T * rows of a tile, F + 1)."""
+    values, masks = tiles, []
     for layer in network[:-1]:
-        values = values @ layer.weight + layer.bias
+        values = values @ layer.weight
+        values += layer.bias
         masks.append(values > 0)
         np.maximum(values, 0, out=values)
-    slopes = np.broadcast_to(network[-1].weight[:, 0], masks[-1].shape) if masks else None
-    if slopes is None:
-        return np.broadcast_to(network[0].weight[:, 0], rows.shape).copy()
+    slopes = np.broadcast_to(network[-1].weight[:, 0], values.shape)
     for layer, mask in zip(network[-2::-1], masks[::-1], strict=True):
         slopes = (slopes * mask) @ layer.weight.T
-    return slopes
+    return slopes.reshape(-1, slopes.shape[-1])
 
 
-def _forward(network: Sequence[Layer], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    values = rows
+def _forward(network: Network, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output of each row, (T * rows of a tile,)."""
+    values = tiles
     for layer in network[:-1]:
         values = values @ layer.weight
         values += layer.bias
         np.maximum(values, 0, out=values)
-    return (values @ network[-1].weight + network[-1].bias)[:, 0]
-
-
-def _grown(matrix: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    return np.pad(matrix, ((0, rows), (0, columns)))
+    values = values * network[-1].weight[:, 0]
+    return np.asarray(values.sum(axis=2) + network[-1].bias[0]).ravel()
 
 
 def read_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:

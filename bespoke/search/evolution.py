@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import LinearisedPredictor
+from bespoke.search.blas import one_thread
 from bespoke.search.evaluator import Limits, candidates, prices
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.moves import Jumps, neighbours, pairs
@@ -27,10 +28,10 @@ from bespoke.supernet.architecture import Genomes, SearchSpace, canonical, cardi
 _STARTS = 2
 """Genomes drawn per lineage; the better ones become lineages."""
 
-_CHILDREN = 2
-"""Jumps per lineage and step: with more, the linear model is asked where it no longer holds."""
+_CHILDREN = 3
+"""Jumps per lineage and step."""
 
-_FREE_SHARE = (0.1, 0.6)
+_FREE_SHARE = (0.2, 0.9)
 """Share of the private genes that may move in one jump; drawn anew for each."""
 
 _SHARED_CHANGES = 0.12
@@ -38,10 +39,13 @@ _SHARED_CHANGES = 0.12
 
 _RESOLUTION_CHANGES = 0.05
 
+_CROSSED = 0.3
+"""Share of the jumps that start from a parent mixed with another lineage."""
+
 _HALVINGS = (0.25, 0.45, 0.65)
 """When the weaker half of the lineages stops, as shares of all steps."""
 
-_REFINED, _PAIRS, _CLIMBS = 3, 100, 30
+_REFINED, _PAIRS, _CLIMBS = 12, 60, 30
 """How many lineages are refined, pairs tried a climb, and climbs at most."""
 
 _TILT = 1.7
@@ -63,15 +67,19 @@ def search(problem: Problem) -> SearchResult:
     Raises:
         BudgetInfeasible: No architecture meets the limits.
     """
+    with one_thread():
+        return _search(problem)
+
+
+def _search(problem: Problem) -> SearchResult:
     rng = np.random.default_rng(problem.seed)
     limits = Limits(problem)
     anchor = feasible_genome(problem, limits, rng)
     seen = _Seen(problem)
     lineages, top1 = _starts(problem, limits, anchor, seen, rng)
     lineages, top1 = _climb(problem, limits, seen, lineages, top1, rng)
-    order = np.argsort(-top1, kind="stable")[:_REFINED]
-    for row in order:
-        _refine(problem, limits, seen, lineages[row], float(top1[row]))
+    best = np.argsort(-top1, kind="stable")[:_REFINED]
+    _refine(problem, limits, seen, lineages[best], top1[best])
     front = _front(problem, seen)
     return SearchResult(front[-1], front, seen.evaluations, problem.effort.generations, problem.seed)
 
@@ -174,16 +182,18 @@ def _climb(
     """Let lineages jump, halving their number now and then."""
     jumps, steps = Jumps(problem.space, limits), problem.effort.generations
     halvings = {round(share * steps) for share in _HALVINGS}
+    gains = _gains(problem, seen, lineages)
     for step in range(steps):
         if step in halvings:
             best = np.argsort(-top1, kind="stable")[: max(_REFINED, len(top1) // 2)]
-            lineages, top1 = lineages[best], top1[best]
+            lineages, top1, gains = lineages[best], top1[best], gains[best]
         parents = np.repeat(np.arange(len(lineages)), _CHILDREN)
-        gains = _gains(problem, seen, lineages)[parents]
         bases, free = _loosened(problem.space, jumps, lineages[parents], rng)
-        children, rows = jumps.jump(bases, gains, free, rng)
+        children, rows = jumps.jump(bases, gains[parents], free, rng)
         if len(children):
-            lineages, top1 = _replaced(lineages, top1, children, seen.top1_of(children), parents[rows])
+            owners, best = _better(top1, seen.top1_of(children), parents[rows])
+            lineages[owners], top1[owners] = children[best], seen.top1_of(children[best])
+            gains[owners] = _gains(problem, seen, lineages[owners])
     return lineages, top1
 
 
@@ -192,7 +202,7 @@ def _gains(problem: Problem, seen: _Seen, lineages: Genomes) -> NDArray[np.float
     if isinstance(problem.predictor, LinearisedPredictor):
         return problem.predictor.gains(lineages)
     effects = _main_effects(problem.space, seen.genomes, seen.top1)
-    return np.broadcast_to(effects, (len(lineages), *effects.shape))
+    return np.repeat(effects[None], len(lineages), axis=0)
 
 
 def _main_effects(space: SearchSpace, genomes: Genomes, top1: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -211,55 +221,67 @@ def _main_effects(space: SearchSpace, genomes: Genomes, top1: NDArray[np.float64
 def _loosened(
     space: SearchSpace, jumps: Jumps, parents: Genomes, rng: np.random.Generator
 ) -> tuple[Genomes, NDArray[np.bool_]]:
-    """Parents with some shared genes drawn anew, and which of the other genes may move."""
+    """Parents, some crossed or with shared genes drawn anew, and which of the other genes may move."""
     count, genes = parents.shape
     chance = np.zeros(genes)
     chance[jumps.shared] = _SHARED_CHANGES
     chance[-1] = _RESOLUTION_CHANGES
-    draws = rng.random((2, count, genes), np.float32)
+    draws = rng.random((3, count, genes), np.float32)
     drawn = rng.integers(0, cardinalities(space), (count, genes))
-    bases = np.where(draws[0] < chance, drawn, parents).astype(np.int16)
+    mates = parents[rng.integers(0, count, count)]
+    crossed = (draws[2] < 0.5) & (rng.random((count, 1)) < _CROSSED)
+    bases = np.where(crossed, mates, parents)
+    bases = np.where(draws[0] < chance, drawn, bases).astype(np.int16)
     share = rng.uniform(*_FREE_SHARE, (count, 1))
-    free = (draws[1] < share) | ~space.active(parents)
+    free = (draws[1] < share) | ~space.active(parents) | crossed
     return bases, free
 
 
-def _replaced(
-    lineages: Genomes,
-    top1: NDArray[np.float64],
-    children: Genomes,
-    their_top1: NDArray[np.float64],
-    parents: NDArray[np.intp],
-) -> tuple[Genomes, NDArray[np.float64]]:
-    """Each lineage goes on from its best child, if that is better."""
-    order = np.lexsort((-their_top1, parents))
+def _better(
+    top1: NDArray[np.float64], children: NDArray[np.float64], parents: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which lineages have a child that is better, and the row of their best child."""
+    order = np.lexsort((-children, parents))
     owners, first = np.unique(parents[order], return_index=True)
     best = order[first]
-    better = their_top1[best] > top1[owners]
-    owners, best = owners[better], best[better]
-    lineages, top1 = lineages.copy(), top1.copy()
-    lineages[owners], top1[owners] = children[best], their_top1[best]
-    return lineages, top1
+    better = children[best] > top1[owners]
+    return owners[better], best[better]
 
 
-def _refine(problem: Problem, limits: Limits, seen: _Seen, genome: Genomes, top1: float) -> None:
+def _refine(
+    problem: Problem, limits: Limits, seen: _Seen, lineages: Genomes, top1: NDArray[np.float64]
+) -> None:
     """Climb by single changes and promising pairs until none helps; ``seen`` remembers the way."""
-    space = problem.space
     for _ in range(_CLIMBS):
-        single, genes, choices = neighbours(space, genome)
-        # Changes that break a limit are predicted too: a pair may pay for them.
-        gain = seen.top1_of(single) - top1
-        shares = limits.shares(np.concatenate([genome[None], single]))
-        double = pairs(space, genome, (genes, choices), gain, shares, _PAIRS)
-        around = np.concatenate([single, double])
-        around = around[limits.meets(around)]
-        if not len(around):
+        lineages, rows = np.unique(lineages, axis=0, return_index=True)
+        top1 = top1[rows]
+        around, owners = _surroundings(problem.space, limits, seen, lineages, top1)
+        climbing, best = _better(top1, seen.top1_of(around), owners)
+        if not len(climbing):
             return
-        values = seen.top1_of(around)
-        best = int(values.argmax())
-        if values[best] <= top1:
-            return
-        genome, top1 = around[best], float(values[best])
+        lineages = around[best]
+        top1 = seen.top1_of(lineages)
+
+
+def _surroundings(
+    space: SearchSpace, limits: Limits, seen: _Seen, lineages: Genomes, top1: NDArray[np.float64]
+) -> tuple[Genomes, NDArray[np.intp]]:
+    """Single changes and promising pairs of each genome within the limits, and whose they are."""
+    singles = [neighbours(space, genome) for genome in lineages]
+    ends = np.cumsum([len(single) for single, _, _ in singles])[:-1]
+    together = np.concatenate([single for single, _, _ in singles])
+    # Changes that break a limit are predicted too: the other half of a pair may pay for them.
+    values, shares = np.split(seen.top1_of(together), ends), np.split(limits.shares(together), ends)
+    own = limits.shares(lineages)
+    found = []
+    for i, (single, genes, choices) in enumerate(singles):
+        used = np.concatenate([own[i : i + 1], shares[i]])
+        double = pairs(space, lineages[i], (genes, choices), values[i] - top1[i], used, _PAIRS)
+        found.append(np.concatenate([single, double]))
+    around = np.concatenate(found)
+    owners = np.repeat(np.arange(len(lineages)), [len(part) for part in found])
+    inside = limits.meets(around)
+    return around[inside], owners[inside]
 
 
 def _front(problem: Problem, seen: _Seen) -> tuple[Candidate, ...]:

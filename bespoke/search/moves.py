@@ -87,7 +87,7 @@ class Jumps:
         Args:
             bases: (N, G), with the shared genes as the result shall have them.
             gains: What each choice adds, (N, G, C).
-            free: Which genes may change, (N, G).
+            free: Which genes may change, (N, G); a held choice that breaks a limit on a maximum changes too.
             rng: Weighs several limits against each other.
 
         Returns:

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bespoke.predictors.dataset import collect, read_dataset, stratified
+from bespoke.supernet.architecture import Architecture, encode
+from bespoke.supernet.cost import CostTable
+from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.genomes import extremes
+from bespoke.supernet.spaces import space as make_space
+
+SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
+
+
+def accuracy(architecture: Architecture) -> float:
+    return int(architecture.digest[:6], 16) / 16**6
+
+
+def test_draws_are_different_and_cover_resolutions_and_sizes() -> None:
+    drawn = stratified(SPACE, 300, 0)
+    assert len(set(drawn)) == 300
+    sides = [architecture.resolution for architecture in drawn]
+    assert [sides.count(side) for side in (96, 112, 128)] == [100, 100, 100]
+    params = CostTable(SPACE).params(encode(SPACE, drawn))
+    low, high = CostTable(SPACE).params(extremes(SPACE))
+    assert params.min() < low + 0.1 * (high - low)
+    assert params.max() > low + 0.8 * (high - low)
+
+
+def test_a_longer_draw_contains_the_shorter_and_the_seed_decides() -> None:
+    assert stratified(SPACE, 60, 1)[:20] == stratified(SPACE, 20, 1)
+    assert stratified(SPACE, 20, 1) != stratified(SPACE, 20, 2)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "set.jsonl"
+    calls = 0
+
+    def interrupted(architecture: Architecture) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return accuracy(architecture)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(SPACE, 10, interrupted, path, 0)
+    with path.open("a") as file:
+        file.write('{"architecture": {"ker')  # as a crash leaves it
+    measured = []
+    found = collect(SPACE, 10, lambda a: measured.append(a) or accuracy(a), path, 0, images=500)  # type: ignore[func-returns-value]
+    assert len(measured) == 7
+    assert found.architectures == stratified(SPACE, 10, 0)
+    assert found.top1 == tuple(accuracy(a) for a in found.architectures)
+    assert found.images == (0,) * 3 + (500,) * 7
+    assert len(path.read_text().splitlines()) == 10
+    assert read_dataset(path, SPACE) == found
+
+
+def test_a_finished_set_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    first = collect(SPACE, 5, accuracy, path, 0)
+    content = path.read_bytes()
+
+    def forbidden(architecture: Architecture) -> float:
+        raise AssertionError(architecture)
+
+    assert collect(SPACE, 5, forbidden, path, 0) == first
+    assert len(collect(SPACE, 3, forbidden, path, 0)) == 3
+    assert path.read_bytes() == content
+
+
+def test_wrong_lines_and_values_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"architecture": {"kernel": 3}, "top1": 0.5}) + "\n")
+    with pytest.raises(FileInvalid, match="line 1"):
+        read_dataset(path, SPACE)
+    with pytest.raises(InvalidInput, match="share"):
+        collect(SPACE, 1, lambda _: 76.4, tmp_path / "new.jsonl", 0)
+    assert np.size(read_dataset(tmp_path / "absent.jsonl", SPACE).top1) == 0

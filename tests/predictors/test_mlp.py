@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+
+from bespoke.predictors.dataset import stratified
+from bespoke.predictors.mlp import FitSettings, conformal_half_width, fit, kendall_tau, rmse
+from bespoke.supernet.architecture import Genomes, encode
+from bespoke.supernet.cost import CostTable
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.spaces import space as make_space
+
+SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
+QUICK = FitSettings(hidden=(64, 64), members=2, epochs=60)
+
+
+def measured(count: int, seed: int) -> tuple[Genomes, np.ndarray]:
+    """Accuracies that grow with the logarithm of MACs and parameters, with a little noise."""
+    genomes = encode(SPACE, stratified(SPACE, count, seed))
+    table = CostTable(SPACE)
+    top1 = 0.1 * np.log(table.macs(genomes)) + 0.1 * np.log(table.params(genomes)) - 2.7
+    return genomes, top1 + np.random.default_rng(seed).normal(0, 0.002, count)
+
+
+def test_a_fit_ranks_subnets_that_it_never_saw_and_its_interval_holds() -> None:
+    genomes, top1 = measured(300, 0)
+    held_out, unseen = measured(100, 1), measured(300, 2)
+    predictor = fit(SPACE, genomes, top1, 0, held_out=held_out, settings=QUICK)
+    predicted = predictor.top1(unseen[0])
+    assert kendall_tau(predicted, unseen[1]) > 0.85
+    assert rmse(predicted, unseen[1]) < 0.02
+    assert 0.8 < np.mean(np.abs(predicted - unseen[1]) <= predictor.half_width) < 0.98
+    assert predictor.card["held_out"] == 100
+    assert predictor.card["rmse"] == pytest.approx(rmse(predictor.top1(held_out[0]), held_out[1]), abs=1e-6)
+
+
+def test_the_seed_decides_the_fit_and_torch_is_left_as_it_was() -> None:
+    genomes, top1 = measured(60, 0)
+    settings = FitSettings(hidden=(16, 16), members=1, epochs=5)
+    before = torch.get_rng_state()
+    first = fit(SPACE, genomes, top1, 3, settings=settings)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fit(SPACE, genomes, top1, 3, settings=settings).revision == first.revision
+    assert fit(SPACE, genomes, top1, 4, settings=settings).revision != first.revision
+    assert first.card["fitted_on"] == 48
+
+
+def test_kendall_tau_is_scipys_with_and_without_ties() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=80), rng.normal(size=80)
+    assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    first, second = first.round(), second.round()
+    assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert kendall_tau(np.arange(5.0), -np.arange(5.0)) == -1
+    assert kendall_tau(np.ones(5), np.arange(5.0)) == 0
+    with pytest.raises(InvalidInput):
+        kendall_tau(np.ones(3), np.ones(4))
+
+
+def test_the_conformal_half_width_is_the_right_order_statistic() -> None:
+    residuals = np.arange(1.0, 100.0) * np.where(np.arange(99) % 2, 1, -1)
+    assert conformal_half_width(residuals) == 90
+    assert conformal_half_width(residuals[:5]) == 5
+
+
+def test_too_few_or_wrong_examples_are_refused() -> None:
+    genomes, top1 = measured(40, 0)
+    with pytest.raises(InvalidInput, match="20 at least"):
+        fit(SPACE, genomes[:10], top1[:10])
+    with pytest.raises(InvalidInput, match="shares"):
+        fit(SPACE, genomes, top1 * 100)

@@ -1,0 +1,82 @@
+import time
+
+import numpy as np
+import pytest
+
+from bespoke.predictors import MlpPredictor
+from bespoke.search import Constraint, LatencyPricer, Problem, feasible_ranges, search
+from bespoke.search.evaluator import Limits, prices
+from bespoke.search.feasibility import feasible_genome
+from bespoke.supernet.architecture import SearchSpace, encode, read_architecture
+from bespoke.supernet.errors import BudgetInfeasible
+from tests.conftest import random_predictor
+from tests.search.small_space import SmallSpace, every_genome
+
+
+@pytest.mark.parametrize("metric", ["latency_ms", "macs", "flops", "params", "peak_memory_bytes"])
+def test_the_smallest_feasible_limit_is_met_and_a_smaller_one_is_refused(
+    metric: str, space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
+) -> None:
+    low, high = feasible_ranges(space, latency)[metric]
+    found = search(Problem(space, predictor, (Constraint(metric, low),), latency))
+    assert found.best.metrics[metric] == low
+    with pytest.raises(BudgetInfeasible) as caught:
+        search(Problem(space, predictor, (Constraint(metric, 0.999 * low),), latency))
+    error = caught.value
+    assert error.limits == {metric: 0.999 * low}
+    assert error.feasible == {metric: (low, high)}
+    assert error.relax == {metric: low}
+    nearest = read_architecture(space, error.nearest["architecture"])
+    value = prices(space, latency)[metric].of(encode(space, [nearest]))[0]
+    assert error.nearest["metrics"] == {metric: value} == {metric: low}
+
+
+def test_an_infeasible_budget_is_answered_in_milliseconds(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
+) -> None:
+    problem = Problem(space, predictor, (Constraint("latency_ms", 0.5),), latency)
+    seconds = []
+    for _ in range(5):
+        began = time.process_time()
+        with pytest.raises(BudgetInfeasible):
+            search(problem)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.1
+
+
+def test_mixtures_are_decided_as_by_enumeration() -> None:
+    space = SmallSpace()
+    predictor = random_predictor(space)
+    genomes = every_genome(space)
+    names = ("macs", "params", "peak_memory_bytes")
+    values = np.stack([prices(space, None)[name].of(genomes) for name in names], axis=1)
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(60):
+        limits = values[rng.integers(len(values))] * rng.uniform(0.7, 1.0, 3)
+        constraints = tuple(Constraint(n, float(v)) for n, v in zip(names, limits, strict=True))
+        problem = Problem(space, predictor, constraints)
+        feasible = bool((values <= limits).all(axis=1).any())
+        verdicts.append(feasible)
+        try:
+            genome = feasible_genome(problem, Limits(problem), rng)
+            assert feasible
+            assert Limits(problem).meets(genome[None])[0]
+        except BudgetInfeasible as error:
+            assert not feasible
+            assert error.relax
+            relaxed = np.array([error.relax.get(n, v) for n, v in zip(names, limits, strict=True)])
+            assert (values <= relaxed).all(axis=1).any()
+    assert 10 < sum(verdicts) < 55
+
+
+def test_two_limits_that_exclude_each_other_are_told_apart_from_one_that_is_too_tight(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
+) -> None:
+    ranges = feasible_ranges(space, latency)
+    tight = Constraint("params", ranges["params"][0])
+    wide = Constraint("latency_ms", ranges["latency_ms"][1])
+    assert search(Problem(space, predictor, (tight, wide), latency)).best
+    with pytest.raises(BudgetInfeasible) as caught:
+        search(Problem(space, predictor, (tight, Constraint("latency_ms", 0.5)), latency))
+    assert set(caught.value.relax) == {"latency_ms"}

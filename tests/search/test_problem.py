@@ -1,0 +1,34 @@
+import math
+
+import pytest
+
+from bespoke.predictors import MlpPredictor
+from bespoke.search import Constraint, Effort, Problem
+from bespoke.supernet.architecture import SearchSpace
+from bespoke.supernet.errors import ConstraintInvalid, InvalidInput
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf, "20", True, None])
+def test_a_limit_is_a_positive_finite_number(limit: object) -> None:
+    with pytest.raises(ConstraintInvalid, match="positive"):
+        Constraint("macs", limit)  # type: ignore[arg-type]
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConstraintInvalid, match="peak_memory_bytes"):
+        Constraint("watts", 3)
+
+
+def test_a_latency_limit_needs_a_pricer_and_a_metric_has_one_limit(
+    space: SearchSpace, predictor: MlpPredictor
+) -> None:
+    with pytest.raises(ConstraintInvalid, match="latency table"):
+        Problem(space, predictor, (Constraint("latency_ms", 20),))
+    with pytest.raises(ConstraintInvalid, match="one limit"):
+        Problem(space, predictor, (Constraint("macs", 1e8), Constraint("macs", 2e8)))
+
+
+@pytest.mark.parametrize("effort", [(3, 10), (10, 0), (10**6, 10), (10, 10**5)])
+def test_effort_has_bounds(effort: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInput, match="effort"):
+        Effort(*effort)
