@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bespoke.supernet.architecture import Plan, Route, Segment, decode, read_architecture
+from bespoke.supernet.cost import CostTable, SlotTable, cost, op_macs, op_peak_values, price_all
+from bespoke.supernet.genomes import extremes, largest, sample, smallest
+from bespoke.supernet.ops import Op
+from bespoke.supernet.spaces import SPACES, OfaMobileNetV3, space
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_the_price_of_a_population_is_that_of_every_plan(name: str) -> None:
+    made = space(name, (32, 44, 224), 10)
+    genomes = np.concatenate([extremes(made), sample(made, 30, np.random.default_rng(0))])
+    prices = price_all(made, genomes)
+    for i, genome in enumerate(genomes):
+        expected = cost(made.plan(decode(made, genome)))
+        assert {name: values[i] for name, values in prices.items()} == {
+            "macs": expected.macs,
+            "params": expected.params,
+            "peak_memory_bytes": expected.peak_memory_bytes,
+            "model_size_bytes": expected.model_size_bytes,
+        }
+
+
+def test_half_precision_halves_bytes_and_nothing_else() -> None:
+    made = space("ofa-mobilenetv3-w1.0", (96,), 10)
+    plan, genome = made.plan(largest(made)), extremes(made)[1:]
+    full, half = cost(plan), cost(plan, bytes_per_value=2)
+    assert (half.macs, half.params) == (full.macs, full.params)
+    assert 2 * half.peak_memory_bytes == full.peak_memory_bytes
+    assert 2 * half.model_size_bytes == full.model_size_bytes
+    assert CostTable(made, bytes_per_value=2).model_size_bytes(genome)[0] == half.model_size_bytes
+
+
+def test_the_published_supernets_have_the_published_counts(official: Path) -> None:
+    published = json.loads((official / "reference_values.json").read_text())["supernets"]
+    checked = 0
+    for label, (mega_macs, params) in published.items():
+        name, which, side = label.split()
+        if "mbv3" not in name:
+            continue
+        made = space(f"ofa-mobilenetv3-{name.rsplit('_', 1)[1]}", (int(side[1:]),))
+        price = cost(made.plan((largest if which == "max" else smallest)(made)))
+        assert round(price.macs / 1e6, 4) == mega_macs
+        assert price.params == params
+        checked += 1
+    assert checked == 12
+
+
+def test_the_published_specialised_subnets_have_the_published_counts(official: Path) -> None:
+    subnets = json.loads((official / "specialized_subnets.json").read_text())
+    checked = 0
+    for subnet in subnets:
+        if subnet["kind"] != "MobileNetV3":
+            continue
+        width = {16: 1.0, 24: 1.2}[subnet["first"]]
+        made = OfaMobileNetV3(width, (subnet["r"],))
+        architecture = read_architecture(
+            made,
+            {"kernel": subnet["ks"], "expand": subnet["e"], "depth": subnet["d"], "resolution": subnet["r"]},
+        )
+        price = cost(made.plan(architecture))
+        assert round(price.macs / 1e6, 2) == subnet["macs"], subnet["name"]
+        assert round(price.params / 1e6, 3) == subnet["params"], subnet["name"]
+        checked += 1
+    assert checked == 9
+
+
+def test_a_skip_keeps_its_input_alive() -> None:
+    # 4 x 4 maps. The stem makes 8 channels, the branch 32 and then 8 again; the sum needs both.
+    stem = Op("conv", (4, 4, 3), 8, 3)
+    wide = Op("conv", (4, 4, 8), 32, 1, inputs=(0,))
+    narrow = Op("conv", (4, 4, 32), 8, 1, inputs=(1,))
+    join = Op("conv", (4, 4, 8), 8, 1, inputs=(2, 0))
+    segment = Segment("network", (stem, wide, narrow, join))
+    plan = Plan((4, 4, 3), (segment,), (Route("static", (0,)),))
+    # While `narrow` runs: its input (32), its output (8) and the stem's output (8) for the join.
+    assert cost(plan).peak_memory_bytes == 4 * 16 * (32 + 8 + 8)
+    without = Plan.chain((4, 4, 3), (stem, wide, narrow, join))
+    assert cost(without).peak_memory_bytes == 4 * 16 * (32 + 8)
+
+
+def test_an_inverted_bottleneck_counts_its_inner_maps() -> None:
+    block = Op("mbconv", (4, 4, 8), 8, 3, 1, mid_channels=48, skip=True)
+    assert op_peak_values(block) == 16 * (8 + 48 + 48)
+    strided = Op("mbconv", (4, 4, 8), 16, 3, 2, mid_channels=48)
+    assert op_peak_values(strided) == max(16 * (8 + 48), 16 * 48 + 4 * 48, 4 * (48 + 16))
+    plain = Op("mbconv", (4, 4, 8), 8, 3, 1, mid_channels=8, skip=True)
+    assert op_peak_values(plain) == 16 * (8 + 8 + 8)
+
+
+def test_macs_of_a_block_by_hand() -> None:
+    block = Op("mbconv", (4, 4, 8), 16, 3, 2, mid_channels=32, se=True)
+    assert op_macs(block) == 16 * 8 * 32 + 4 * 32 * (9 + 16) + 2 * 32 * 8
+
+
+def test_a_slot_table_asks_for_each_different_op_once() -> None:
+    made = space("ofa-mobilenetv3-w1.0", (96, 128), 10)
+    asked: list[str] = []
+    SlotTable(made, lambda op: float(asked.append(op.key) or 1))  # type: ignore[func-returns-value]
+    assert len(asked) == len(set(asked))
+    counts = SlotTable(made, lambda _: 1.0)
+    genomes = sample(made, 50, np.random.default_rng(0))
+    filled = [len(made.plan(decode(made, genome)).ops) for genome in genomes]
+    np.testing.assert_array_equal(counts.total(genomes), filled)
+    np.testing.assert_array_equal(counts.largest(genomes), 1)
