@@ -142,7 +142,7 @@ def _print_result(console: Console, subnet: dict[str, Any], path: Path, measured
     rows.add_row(
         "latency", f"{predicted['latency_ms']:.2f} ms ({low:.2f} to {high:.2f})", f"{measured_ms:.2f} ms"
     )
-    low, high = predicted["top1_interval"]
+    low, high = (min(1.0, edge) for edge in predicted["top1_interval"])
     rows.add_row(
         "top-1",
         f"{100 * predicted['top1']:.1f}% ({100 * low:.1f} to {100 * high:.1f})",
@@ -183,9 +183,11 @@ def _print_curl(
     console.rule("The same by hand")
     variables = f"BESPOKE_VAR={service.environment['BESPOKE_VAR']}"
     console.print(
-        f"make serve, or: {variables} .venv/bin/bespoke serve;  URL=http://127.0.0.1:8321;  "
-        f"KEY=$({variables} .venv/bin/bespoke keys create --scope search)",
+        f"{variables} make serve    (in another terminal)\n"
+        f"URL=http://127.0.0.1:8321  KEY=$({variables} .venv/bin/bespoke keys create --scope search)",
         soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

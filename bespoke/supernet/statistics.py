@@ -10,8 +10,10 @@ without data. Which genes condition a layer:
     and every layer of a stage's first block: the depth of the stage before.
 
 The residual stream also depends on all the blocks before, so a plain table does not fit a network
-that was trained with batch statistics: the supernet is fine-tuned with the table in force
-(``training/table_tuning.py``).
+that was trained with batch statistics: the supernet is fine-tuned with the table's constants in
+force (the last phase of ``training/recipe.py``). The constants stay as they were collected. Letting
+them follow the weights, by whatever average, was tried, and the loss rose: the gradient does not know
+that the constants will move, as Ioffe tells of moving averages in Batch Renormalization (2017), 3.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bespoke.supernet.architecture import (
     Architecture,
@@ -33,14 +34,10 @@ from bespoke.supernet.architecture import (
     encode,
 )
 from bespoke.supernet.errors import StatisticsMissing
-from bespoke.supernet.layers import BN_EPS, RecordedStatistics
+from bespoke.supernet.layers import RecordedStatistics
 from bespoke.supernet.networks.chain import ChainSupernet, norm_sites
-from bespoke.supernet.ops import Op
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
-
-RECORDED_EVERY = 4
-"""While the table is in force, each fourth image is recorded: recording them all took a quarter of a step."""
 
 
 @dataclass(frozen=True)
@@ -186,29 +183,6 @@ class StatisticsTable:
                     raise StatisticsMissing(f"statistics table: {site}.{part} is {got}, expected {expected}")
                 target[site] = tensor.float()
         return table
-
-
-class TableInForce:
-    """Normalise with the table's constants, and record what the layers really see.
-
-    The constants carry no gradient; what is recorded keeps the table a running average while the
-    weights move.
-    """
-
-    def __init__(self, table: StatisticsTable, architecture: Architecture) -> None:
-        self._constants = table.lookup(architecture)
-        self.seen: Statistics = {}
-
-    def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
-        """Normalise one layer's input (see ``Normalise``)."""
-        with torch.no_grad():
-            some_NCHW = x_NCHW.detach()[::RECORDED_EVERY].float()
-            var_C, mean_C = torch.var_mean(some_NCHW, dim=(0, 2, 3), correction=0)
-            self.seen[site] = (mean_C, var_C)
-        mean_C, var_C = self._constants[site]
-        return F.batch_norm(
-            x_NCHW, mean_C.clone(), var_C.clone(), weight_C, bias_C, training=False, eps=BN_EPS
-        )
 
 
 @torch.no_grad()

@@ -10,11 +10,10 @@ from bespoke.supernet import zoo
 from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.errors import FileInvalid, NotFound, StatisticsMissing
 from bespoke.supernet.genomes import largest, random_architecture, smallest
-from bespoke.supernet.layers import FixedStatistics
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.onnx import read_metadata
 from bespoke.supernet.spaces import space
-from bespoke.supernet.statistics import StatisticsTable, TableInForce, recalibrate, table_layout
+from bespoke.supernet.statistics import StatisticsTable, recalibrate, table_layout
 from bespoke.supernet.subnet import load_supernet, materialise
 
 TINY = space("ofa-mobilenetv3-w1.0", (32, 48), 4)
@@ -54,19 +53,6 @@ def test_first_values_average_and_later_ones_decay() -> None:
     for _ in range(50):
         table.update(architecture, {"first_conv.bn": (torch.full((16,), 5.0), torch.ones(16))}, 0.5)
     assert table.means["first_conv.bn"][0, 0].item() == pytest.approx(5.0, abs=1e-3)
-
-
-def test_table_in_force_uses_the_constants_and_records_what_it_sees(network: ChainSupernet) -> None:
-    architecture = smallest(TINY)
-    x_NCHW = torch.randn(4, 3, 32, 32)
-    table = StatisticsTable(TINY)
-    table.update(architecture, recalibrate(network, architecture, [x_NCHW]), 0.1)
-    in_force = TableInForce(table, architecture)
-    with torch.no_grad():
-        logits = network(x_NCHW, architecture, in_force)
-        constants = network(x_NCHW, architecture, FixedStatistics(table.lookup(architecture)))
-    torch.testing.assert_close(logits, constants)
-    assert in_force.seen.keys() == table.lookup(architecture).keys()
 
 
 def test_recalibration_without_images_is_an_error(network: ChainSupernet) -> None:

@@ -96,7 +96,6 @@ def train(
                 labels_N.to(device),
                 architectures,
                 in_force,
-                TABLE_MOMENTUM,
                 largest_learns=step % phase.largest_every == 0,
             )
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.genomes import at_resolution, largest, random_architecture, smallest
+from bespoke.supernet.layers import FixedStatistics
 from bespoke.supernet.networks.chain import ChainSupernet
-from bespoke.supernet.statistics import StatisticsTable, TableInForce
+from bespoke.supernet.statistics import StatisticsTable
 
 LABEL_SMOOTHING = 0.1
 
@@ -99,7 +100,6 @@ def accumulate_gradients(
     labels_N: Tensor,
     architectures: list[Architecture],
     table: StatisticsTable | None,
-    momentum: float,
     largest_learns: bool = True,
 ) -> float:
     """Run each subnet forward and backward; gradients are summed.
@@ -109,8 +109,7 @@ def accumulate_gradients(
         x_NCHW: Normalised images.
         labels_N: Their classes.
         architectures: The largest first; the others learn from its answers.
-        table: The statistics table to put in force and keep up to date, or None for batch statistics.
-        momentum: How fast the table follows what it sees.
+        table: The statistics table to put in force, or None for batch statistics.
         largest_learns: Whether the first one gets gradients, or only answers.
 
     Returns:
@@ -119,7 +118,7 @@ def accumulate_gradients(
     soft_NC: Tensor | None = None
     first_loss = 0.0
     for architecture in architectures:
-        normalise = TableInForce(table, architecture) if table else None
+        normalise = FixedStatistics(table.lookup(architecture)) if table else None
         learns = largest_learns or soft_NC is not None
         bf16 = torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda)
         with torch.set_grad_enabled(learns), bf16:
@@ -132,6 +131,4 @@ def accumulate_gradients(
             loss = F.cross_entropy(logits_NC, soft_NC)
         if learns:
             loss.backward()
-        if table and normalise:
-            table.update(architecture, normalise.seen, momentum)
     return first_loss

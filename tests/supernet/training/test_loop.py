@@ -122,10 +122,10 @@ def test_gradients_of_the_subnets_add_up() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     pair: list[Architecture] = [largest(TINY), smallest(TINY)]
     network = fresh()
-    accumulate_gradients(network, images, labels, pair, None, 0.1)
+    accumulate_gradients(network, images, labels, pair, None)
     together = network.slots["classifier"].linear.bias.grad.clone()  # type: ignore[union-attr]
     network.zero_grad()
-    accumulate_gradients(network, images, labels, pair[:1], None, 0.1)
+    accumulate_gradients(network, images, labels, pair[:1], None)
     alone = network.slots["classifier"].linear.bias.grad.clone()  # type: ignore[union-attr]
     assert not torch.allclose(together, alone)
     soft = network(images, pair[0]).detach().softmax(1)
@@ -138,8 +138,16 @@ def test_gradients_of_the_subnets_add_up() -> None:
 def test_a_largest_subnet_that_only_answers_gets_no_gradient() -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
     network = fresh()
-    accumulate_gradients(network, images, labels, [largest(TINY)], None, 0.1, largest_learns=False)
+    accumulate_gradients(network, images, labels, [largest(TINY)], None, largest_learns=False)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_table_tuning_leaves_the_constants_as_they_were_collected(tmp_path: Path) -> None:
+    network, images = fresh(), two_colours()
+    table = loop.train(network, images, PHASES[1:], tmp_path, batch=4, report=lambda _: None)
+    collected = collect_extremes(fresh(), images)
+    for name, tensor in collected.tensors().items():
+        torch.testing.assert_close(table.tensors()[name], tensor, rtol=0, atol=0)
 
 
 def test_the_table_is_collected_until_every_local_choice_is_covered(tmp_path: Path) -> None:
