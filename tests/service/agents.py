@@ -25,7 +25,7 @@ PROFILE = {
     "fingerprint": {"cores": 1, "clock_ghz": 1.5, "maker": "nobody"},
 }
 SAMPLES = 20
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 def op_ms(op: Op) -> float:

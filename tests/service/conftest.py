@@ -86,7 +86,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _make_bucket(server: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while time.monotonic() < until and server.poll() is None:
         try:
             answer = httpx.put(f"{endpoint}/{BUCKET}", timeout=2)
@@ -115,4 +115,4 @@ def _free_port() -> int:
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
     """Settings of a service of its own, with short times."""
-    return Settings(var=tmp_path / "var", database_url=database_url, heartbeat_s=0.2, worker_dead_s=1.5)
+    return Settings(var=tmp_path / "var", database_url=database_url, heartbeat_s=0.5, worker_dead_s=4)

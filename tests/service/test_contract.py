@@ -44,7 +44,7 @@ CHECKS = [
     status_code_conformance,
     unsupported_method,
 ]
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @dataclass(frozen=True)

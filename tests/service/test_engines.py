@@ -21,7 +21,7 @@ from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from tests.service.engine_process import STEPS, WORKFLOWS
 
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @contextmanager

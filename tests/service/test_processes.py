@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,13 @@ from bespoke.supernet.errors import BespokeError
 from tests.service.agents import PROFILE
 
 BESPOKE = (sys.executable, "-m", "bespoke.cli")
-PATIENCE_S = 60
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def var(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "var"
+    shutil.rmtree(tmp_path / "var", ignore_errors=True)  # a campaign's models are some 400 MB
 
 
 def environment(var: Path, **settings: str) -> dict[str, str]:
@@ -46,7 +53,7 @@ def served(running: subprocess.Popen[str], env: dict[str, str]) -> Client:
     url = json.loads(running.stdout.readline())["url"]
     words = ("keys", "create", "--json", "--scope", "search", "--scope", "device:admin", "--scope", "agent")
     made = subprocess.run([*BESPOKE, *words], env=env, capture_output=True, text=True, check=True)
-    client = Client(url, json.loads(made.stdout)["key"], attempts=1)
+    client = Client(url, json.loads(made.stdout)["key"])
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -63,8 +70,8 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_the_service(how: signal.Signals, tmp_path: Path, random_zoo: Path) -> None:
-    env = environment(tmp_path / "var", zoo=str(random_zoo))
+def test_no_process_outlives_the_service(how: signal.Signals, var: Path, random_zoo: Path) -> None:
+    env = environment(var, zoo=str(random_zoo))
     with process(env, "serve", "--json") as running:
         client = served(running, env)
         device = client.create_device("board", PROFILE)
@@ -79,8 +86,8 @@ def test_no_process_outlives_the_service(how: signal.Signals, tmp_path: Path, ra
         wait_until_gone(children)
 
 
-def test_a_campaign_goes_on_after_the_service_was_killed(tmp_path: Path, random_zoo: Path) -> None:
-    env = environment(tmp_path / "var", zoo=str(random_zoo), entries_per_step="8")
+def test_a_campaign_goes_on_after_the_service_was_killed(var: Path, random_zoo: Path) -> None:
+    env = environment(var, zoo=str(random_zoo), entries_per_step="8")
     with process(env, "serve", "--json") as running:
         client = served(running, env)
         device = client.create_device("board", PROFILE)
@@ -104,12 +111,10 @@ def test_a_campaign_goes_on_after_the_service_was_killed(tmp_path: Path, random_
 
 
 def test_a_worker_beside_the_service_makes_its_models(
-    postgresql: object, tmp_path: Path, random_zoo: Path
+    postgresql: object, var: Path, random_zoo: Path
 ) -> None:
     assert callable(postgresql)
-    env = environment(
-        tmp_path / "var", zoo=str(random_zoo), database_url=postgresql(), embedded_worker="false"
-    )
+    env = environment(var, zoo=str(random_zoo), database_url=postgresql(), embedded_worker="false")
     with process(env, "serve", "--json") as api, process(env, "worker", "--name", "beside") as worker:
         client = served(api, env)
         subnet = client.search("tiny", {"macs": 1e7})["subnet"]
@@ -123,13 +128,13 @@ def test_a_worker_beside_the_service_makes_its_models(
         wait_until_gone(children)
 
 
-def test_the_api_process_never_imports_torch(tmp_path: Path) -> None:
+def test_the_api_process_never_imports_torch() -> None:
     code = "import sys, bespoke.service.app; sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path) -> None:
-    env = environment(tmp_path / "var")
+def test_keys_are_made_listed_and_revoked_on_the_command_line(var: Path) -> None:
+    env = environment(var)
 
     def keys(*words: str) -> str:
         return subprocess.run(

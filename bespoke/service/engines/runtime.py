@@ -136,7 +136,8 @@ class Runtime:
 
     def _rescue(self) -> None:
         """Find jobs that nobody runs: their worker is dead, or they never reached the queue."""
-        live = self._store.live_workers(self._settings.worker_dead_s)
+        # Its own jobs never: they run, however slowly, or were taken up again at the start.
+        live = self._store.live_workers(self._settings.worker_dead_s) | {self._settings.worker}
         for job in self._store.stale_jobs(self._settings.worker_dead_s):
             if job.worker_id not in live:
                 self._engine.rescue(job)
