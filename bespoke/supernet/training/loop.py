@@ -26,7 +26,7 @@ from bespoke.supernet.training.recipe import Phase, accumulate_gradients, step_a
 
 WARM_UP_SHARE = 0.05
 WEIGHT_DECAY = 0.02
-GRADIENT_NORM = 5.0
+GRADIENT_NORM = 1.0
 TABLE_MOMENTUM = 0.02
 TABLE_PASSES = 300
 CANDIDATES = 8
