@@ -41,7 +41,7 @@ class Client:
 
     def __init__(
         self,
-        base_url: str = "http://127.0.0.1:8000",
+        base_url: str = "http://127.0.0.1:8321",
         key: str | None = None,
         *,
         transport: httpx.BaseTransport | None = None,

@@ -8,6 +8,8 @@ from pathlib import Path
 import typer
 
 from bespoke.cli import app
+from bespoke.service.app import create_app
+from bespoke.service.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,3 +27,13 @@ def test_every_documented_command_exists() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     documented = set(re.findall(r"^\| `bespoke (\w+)`", (DOCS / "commands.md").read_text(), re.MULTILINE))
     assert documented == set(commands)
+
+
+def test_every_endpoint_stands_in_the_documentation_and_explains_itself(tmp_path: Path) -> None:
+    text = (DOCS / "api.md").read_text()
+    paths = create_app(Settings(var=tmp_path)).openapi()["paths"]
+    assert paths
+    for path, operations in paths.items():
+        assert path in text, f"docs/api.md lacks {path}"
+        for method, operation in operations.items():
+            assert operation.get("summary") or operation.get("description"), f"{method} {path} has no text"
