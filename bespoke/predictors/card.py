@@ -63,7 +63,7 @@ def fit_predictor(
             report(f"measured {done} subnets, {(time.monotonic() - began) / done:.2f} s each")
         return value
 
-    measured = collect(entry.space, subnets, measure, dataset, seed)
+    measured = collect(entry.space, subnets, measure, dataset, seed, images=len(held_out))
     genomes, top1 = encode(entry.space, measured.architectures), np.array(measured.top1)
     order = np.random.default_rng(seed).permutation(len(top1))
     unseen, seen = order[:UNSEEN], order[UNSEEN:]
