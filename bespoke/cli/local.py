@@ -16,7 +16,7 @@ from pathlib import Path
 from bespoke.client import Client
 from bespoke.supernet.errors import BespokeError, Unavailable
 
-START_S, STOP_S, POLL_S = 60.0, 20.0, 0.1
+START_S, STOP_S, POLL_S = 120.0, 20.0, 0.1
 
 
 @dataclass(frozen=True)

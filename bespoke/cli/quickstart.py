@@ -24,7 +24,7 @@ from bespoke.supernet.errors import Unavailable
 
 SCOPES = ("search", "device:admin", "agent")
 DEVICE = "this-machine"
-ENROL_S = 60.0
+ENROL_S = 120.0
 ROUNDS = 3
 IMAGES = "imagenette2-160"
 

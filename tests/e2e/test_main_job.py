@@ -54,7 +54,7 @@ def device(service: LocalService, client: Client, tmp_path_factory: pytest.TempP
 
 
 def wait_for_device(client: Client) -> str:
-    for _ in range(300):
+    for _ in range(1200):
         if client.devices():
             return str(client.devices()[0]["id"])
         subprocess.run(["sleep", "0.1"], check=True)
