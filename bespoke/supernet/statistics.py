@@ -11,9 +11,9 @@ without data. Which genes condition a layer:
 
 The residual stream also depends on all the blocks before, so a plain table does not fit a network
 that was trained with batch statistics: the supernet is fine-tuned with the table's constants in
-force (the last phase of ``training/recipe.py``). The constants stay as they were collected. Letting
-them follow the weights, by whatever average, was tried, and the loss rose: the gradient does not know
-that the constants will move, as Ioffe tells of moving averages in Batch Renormalization (2017), 3.
+force (the last phase of ``training/recipe.py``). The constants stay as they were collected, so that
+the gradient knows what will be in force; a running average was tried at a higher learning rate only,
+at which constants failed as well.
 """
 
 from __future__ import annotations
