@@ -110,11 +110,6 @@ def norm_sites(op: Op) -> Iterator[tuple[str, int]]:
         yield f"{op.name}.projection_bn", op.out_channels
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(p.numel() for p in network.parameters())
-
-
 def no_decay(name: str) -> bool:
     """Whether a parameter is spared weight decay: BN, biases and kernel transforms."""
     return "bn" in name or name.endswith("bias") or "transforms" in name
