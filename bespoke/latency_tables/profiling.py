@@ -18,12 +18,12 @@ from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.quality import (
     Correction,
     Floats,
-    conformal_half_width,
     fit_correction,
     quality_card,
 )
 from bespoke.latency_tables.table import BYTES_PER_MB, LatencyStat, LatencyTable, Statistic
 from bespoke.latency_tables.timing import LOW_QUANTILE, Timing
+from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import (
     Architecture,
     Plan,
@@ -268,7 +268,9 @@ def build_table(
         duration_s=measured.busy_s if duration_s is None else duration_s,
         drift=measured.drift(),
     )
-    return LatencyTable(profile, stats, correction, card, conformal_half_width(predicted, seen), statistic)
+    return LatencyTable(
+        profile, stats, correction, card, conformal_half_width((seen - predicted) / predicted), statistic
+    )
 
 
 # What to measure

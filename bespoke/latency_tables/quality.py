@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bespoke.supernet.agreement import kendall_tau, spearman
 from bespoke.supernet.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 
-COVERAGE = 0.9
-"""Share of subnets that the conformal interval is to contain."""
 FEWEST_FOR_ALL = 6
 """With fewer subnets, only the scale is fitted: three parameters take at least twice as many."""
 
@@ -155,20 +154,6 @@ def _least_deviations(
     return coefficients[totals.argmin()], error
 
 
-def conformal_half_width(predicted_ms: Floats, measured_ms: Floats, coverage: float = COVERAGE) -> float:
-    """Relative half width that contains a new subnet's latency with a probability of ``coverage``.
-
-    Split conformal: the ceil((N + 1) coverage)-th smallest error, relative to the prediction, of
-    subnets that were not fitted on. With fewer than 9 subnets 90% cannot be promised: the largest
-    error is taken, which covers N / (N + 1).
-
-    Source: Lei et al., Distribution-free predictive inference for regression (JASA 2018), 2.2.
-    """
-    errors = np.sort(np.abs(measured_ms - predicted_ms) / predicted_ms)
-    rank = min(math.ceil((len(errors) + 1) * coverage), len(errors))
-    return float(errors[rank - 1])
-
-
 def quality_card(
     predicted_ms: Floats,
     measured_ms: Floats,
@@ -188,7 +173,7 @@ def quality_card(
         within_5pct=float((errors <= 0.05).mean()),
         within_10pct=float((errors <= 0.10).mean()),
         spearman=spearman(predicted_ms, measured_ms),
-        kendall=kendall(predicted_ms, measured_ms),
+        kendall=kendall_tau(predicted_ms, measured_ms),
         repeat_mape=repeat_mape,
         subnets=len(errors),
         samples=samples,
@@ -196,27 +181,3 @@ def quality_card(
         duration_s=duration_s,
         drift=drift,
     )
-
-
-def spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation of two (N,) arrays, ties by mean rank; 0 where one of them is constant."""
-    ranks_a, ranks_b = _ranks(a), _ranks(b)
-    spread = ranks_a.std() * ranks_b.std()
-    if spread == 0:
-        return 0.0
-    return float(((ranks_a - ranks_a.mean()) * (ranks_b - ranks_b.mean())).mean() / spread)
-
-
-def kendall(a: Floats, b: Floats) -> float:
-    """Kendall's tau-b of two (N,) arrays; 0 where one of them is constant."""
-    above = np.triu_indices(len(a), 1)
-    order_a = np.sign(a[:, None] - a)[above]
-    order_b = np.sign(b[:, None] - b)[above]
-    untied = math.sqrt(float(np.abs(order_a).sum()) * float(np.abs(order_b).sum()))
-    return float((order_a * order_b).sum()) / untied if untied else 0.0
-
-
-def _ranks(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[inverse], np.float64)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bespoke.predictors.dataset import collect
-from bespoke.predictors.mlp import fit, kendall_tau, rmse
+from bespoke.predictors.mlp import fit, rmse
 from bespoke.supernet import zoo
+from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Architecture, encode
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.networks.chain import ChainSupernet

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bespoke.predictors.accuracy import Encoding, Layer, MlpPredictor, Network, default_encoding, one_hot
+from bespoke.supernet.agreement import conformal_half_width, kendall_tau
 from bespoke.supernet.architecture import Genomes, SearchSpace
 from bespoke.supernet.errors import InvalidInput
 
-COVERAGE = 0.9
 _SMALLEST_SET = 20
 
 Measured = tuple[Genomes, NDArray[np.float64]]
@@ -103,38 +103,9 @@ def fit(
     return replace(draft, half_width=conformal_half_width(predicted - held_out[1]), card=card)
 
 
-def conformal_half_width(residuals: NDArray[np.float64], coverage: float = COVERAGE) -> float:
-    """Half width of the split conformal interval.
-
-    Args:
-        residuals: Predicted minus measured on examples that the fit never saw, shape (N,).
-        coverage: Share of future values that the interval holds, on average over data sets.
-
-    Returns:
-        The ceil((N + 1) coverage)-th smallest absolute residual, or the largest where N is small.
-    """
-    ordered = np.sort(np.abs(residuals))
-    rank = min(len(ordered), math.ceil((len(ordered) + 1) * coverage))
-    return float(ordered[rank - 1])
-
-
 def rmse(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
     """Root of the mean squared error."""
     return float(np.sqrt(np.mean((np.asarray(predicted) - np.asarray(measured)) ** 2)))
-
-
-def kendall_tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Kendall's tau-b: how alike two rankings are, from -1 to 1; ties count for neither.
-
-    Raises:
-        InvalidInput: The arrays differ in length.
-    """
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise InvalidInput(f"kendall_tau: got shapes {a.shape} and {b.shape}, expected two of (N,)")
-    signs_a, signs_b = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    pairs = math.sqrt(float(np.abs(signs_a).sum()) * float(np.abs(signs_b).sum()))
-    return float((signs_a * signs_b).sum()) / pairs if pairs else 0.0
 
 
 def _check(genomes: Genomes, top1: NDArray[np.float64]) -> None:

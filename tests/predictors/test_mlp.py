@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kendalltau
 
 from bespoke.predictors.dataset import stratified
-from bespoke.predictors.mlp import FitSettings, conformal_half_width, fit, kendall_tau, rmse
+from bespoke.predictors.mlp import FitSettings, fit, rmse
+from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import InvalidInput
@@ -43,24 +43,6 @@ def test_the_seed_decides_the_fit_and_torch_is_left_as_it_was() -> None:
     assert fit(SPACE, genomes, top1, 3, settings=settings).revision == first.revision
     assert fit(SPACE, genomes, top1, 4, settings=settings).revision != first.revision
     assert first.card["fitted_on"] == 48
-
-
-def test_kendall_tau_is_scipys_with_and_without_ties() -> None:
-    rng = np.random.default_rng(0)
-    first, second = rng.normal(size=80), rng.normal(size=80)
-    assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
-    first, second = first.round(), second.round()
-    assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
-    assert kendall_tau(np.arange(5.0), -np.arange(5.0)) == -1
-    assert kendall_tau(np.ones(5), np.arange(5.0)) == 0
-    with pytest.raises(InvalidInput):
-        kendall_tau(np.ones(3), np.ones(4))
-
-
-def test_the_conformal_half_width_is_the_right_order_statistic() -> None:
-    residuals = np.arange(1.0, 100.0) * np.where(np.arange(99) % 2, 1, -1)
-    assert conformal_half_width(residuals) == 90
-    assert conformal_half_width(residuals[:5]) == 5
 
 
 def test_too_few_or_wrong_examples_are_refused() -> None:
