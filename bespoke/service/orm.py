@@ -1,4 +1,4 @@
-"""The tables, and how a database is opened. Queries are in ``store.py`` only."""
+"""The tables, and how a database is opened. Queries are in ``store`` only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,81 @@
+"""How the rooms of the store open transactions, and what all of them need."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.engine import CursorResult, Engine
+from sqlalchemy.orm import Session
+
+from bespoke.service.orm import Base
+from bespoke.supernet.errors import NotFound
+
+__all__ = ["Database", "changed", "found", "insert", "new_id"]
+
+T = TypeVar("T")
+
+
+class Database:
+    """An opened database and a clock, which every room of the store shares."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Keep an opened database.
+
+        Args:
+            engine: From ``orm.open_database``.
+            clock: The time, with its zone.
+        """
+        self.engine = engine
+        self._writer = engine.execution_options(writes=True)
+        self._now = clock
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def check(self) -> None:
+        """Raise where the database does not answer."""
+        with self._read() as session:
+            session.execute(sa.text("SELECT 1"))
+
+
+def new_id(kind: str) -> str:
+    """A random identifier whose prefix says what it names, e.g. ``dev_8f0c...``."""
+    return f"{kind}_{secrets.token_hex(8)}"
+
+
+def insert(session: Session, model: type[Base], **values: Any) -> bool:
+    """Insert a row unless it is there; whether it is new."""
+    dialect = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
+    table = cast(sa.Table, model.__table__)
+    adding = dialect(table).values(**values).on_conflict_do_nothing()
+    return session.execute(adding.returning(*table.primary_key)).first() is not None
+
+
+def found(row: T | None, kind: str, name: str) -> T:
+    """A row that must be there.
+
+    Raises:
+        NotFound: It is not.
+    """
+    if row is None:
+        raise NotFound(kind, name)
+    return row
+
+
+def changed(result: Any) -> bool:
+    """Whether a statement changed a row."""
+    return isinstance(result, CursorResult) and result.rowcount > 0

@@ -1,0 +1,53 @@
+"""API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from bespoke.service.orm import ApiKey
+from bespoke.service.store.database import Database
+from bespoke.supernet.errors import NotFound
+
+__all__ = ["Keys"]
+
+
+class Keys(Database):
+    """API keys, by their prefix."""
+
+    def add_key(self, prefix: str, name: str, secret_sha256: str, scopes: Sequence[str]) -> ApiKey:
+        """Keep a key by the hash of its secret."""
+        key = ApiKey(
+            prefix=prefix,
+            name=name,
+            secret_sha256=secret_sha256,
+            scopes=list(scopes),
+            created_at=self._now(),
+        )
+        with self._write() as session:
+            session.add(key)
+        return key
+
+    def key(self, prefix: str) -> ApiKey | None:
+        """A key by its prefix, revoked or not."""
+        with self._read() as session:
+            return session.get(ApiKey, prefix)
+
+    def list_keys(self) -> list[ApiKey]:
+        """All keys, oldest first."""
+        with self._read() as session:
+            return list(session.scalars(sa.select(ApiKey).order_by(ApiKey.created_at, ApiKey.prefix)))
+
+    def revoke_key(self, prefix: str) -> ApiKey:
+        """Close a key for ever; a second time changes nothing.
+
+        Raises:
+            NotFound: There is no such key.
+        """
+        with self._write() as session:
+            key = session.get(ApiKey, prefix)
+            if key is None:
+                raise NotFound("key", prefix)
+            key.revoked_at = key.revoked_at or self._now()
+            return key
