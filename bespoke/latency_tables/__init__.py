@@ -1,5 +1,7 @@
 """Latency tables: what each op costs on a device, how that is measured, and how good it is."""
 
+from bespoke.latency_tables.audit import AdditivityAudit
+from bespoke.latency_tables.networks import NetworkModel
 from bespoke.latency_tables.official import read_official
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.profiling import (
@@ -24,10 +26,12 @@ from bespoke.latency_tables.timing import Timing
 
 __all__ = [
     "EFFORTS",
+    "AdditivityAudit",
     "Correction",
     "DeviceProfile",
     "LatencyStat",
     "LatencyTable",
+    "NetworkModel",
     "ProfilingEffort",
     "ProfilingEntry",
     "ProfilingPlan",

@@ -78,6 +78,7 @@ def read_official(paths: Sequence[Path]) -> LatencyTable:
         stats={key: _pooled(list(stats.values())) for key, stats in by_key.items()},
         statistic="mean",
         by_resolution=dict(own),
+        source="published",
     )
 
 

@@ -24,7 +24,7 @@ FEWEST_FOR_ALL = 6
 class Correction:
     """From the sum of an architecture's ops to the latency of the whole network.
 
-        latency = overhead_ms + scale * sum(op_ms) + weights_ms_per_mb * weights_mb
+        latency = overhead_ms + scale * sum(op_ms) + weights_ms_per_mb * weights_mb + ms_per_op * ops
 
     Attributes:
         overhead_ms: Per network. Negative where the ops' own calls, which a whole network makes
@@ -32,15 +32,44 @@ class Correction:
         scale: Of the sum of the ops.
         weights_ms_per_mb: Per megabyte (10^6 bytes) of fp32 weights. An op that is measured alone
             finds its weights in the cache from the run before; in a network each run fetches them.
+        ms_per_op: Per op. Negative where an op measured alone pays for a call of its own that it
+            does not pay in a network.
     """
 
     overhead_ms: float = 0.0
     scale: float = 1.0
     weights_ms_per_mb: float = 0.0
+    ms_per_op: float = 0.0
 
-    def apply(self, sums_ms: Floats, weights_mb: Floats) -> Floats:
-        """Latencies in ms of networks by their op sums and weights, both (N,)."""
-        return self.overhead_ms + self.scale * sums_ms + self.weights_ms_per_mb * weights_mb
+    def apply(self, sums_ms: Floats, weights_mb: Floats, ops: Floats | float = 0.0) -> Floats:
+        """Latencies in ms of networks by their op sums, weights and numbers of ops, each (N,)."""
+        sums = self.overhead_ms + self.scale * sums_ms
+        return np.asarray(sums + self.weights_ms_per_mb * weights_mb + self.ms_per_op * ops)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back; no ``ms_per_op`` where there is none, as older tables have it."""
+        data = asdict(self)
+        if not self.ms_per_op:
+            del data["ms_per_op"]
+        return data
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Correction:
+        """Read a correction.
+
+        Raises:
+            InvalidInput: Names the field, what came and what was expected.
+        """
+        names = {field.name for field in fields(Correction)}
+        if not isinstance(data, Mapping) or not names >= set(data) >= names - {"ms_per_op"}:
+            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidInput(f"correction: got {got}, expected the fields {sorted(names)}")
+        for name, value in data.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InvalidInput(f"correction, {name}: got {value!r}, expected a finite number")
+        if data["scale"] < 0:
+            raise InvalidInput(f"correction, scale: got {data['scale']!r}, expected at least 0")
+        return Correction(**{name: float(value) for name, value in data.items()})
 
 
 @dataclass(frozen=True)
@@ -63,6 +92,8 @@ class QualityCard:
         duration_s: How long the measuring took.
         drift: How far sentinels, measured in every round, moved between their fastest and their
             slowest round, as a share; mean over the sentinels.
+        points: (predicted, measured) ms of each of these subnets; empty where a card that was
+            made elsewhere does not tell them.
     """
 
     mape: float
@@ -78,22 +109,30 @@ class QualityCard:
     rejected: int
     duration_s: float
     drift: float = 0.0
+    points: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """What ``from_json`` reads back."""
-        return asdict(self)
+        """What ``from_json`` reads back; without ``points`` where there are none, as older cards are."""
+        data = asdict(self) | {"points": [list(point) for point in self.points]}
+        if not self.points:
+            del data["points"]
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> QualityCard:
         """Read a card.
 
         Raises:
-            InvalidInput: A field is missing or unknown.
+            InvalidInput: Names the field, what came and what was expected.
         """
         names = {f.name for f in fields(QualityCard)}
-        if not names >= set(data) >= names - {"drift"}:
-            raise InvalidInput(f"quality card: got the fields {sorted(data)}, expected {sorted(names)}")
-        return QualityCard(**data)
+        if not isinstance(data, Mapping) or not names >= set(data) >= names - {"drift", "points"}:
+            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidInput(f"quality card: got {got}, expected the fields {sorted(names)}")
+        for name, value in data.items():
+            if name != "points":
+                _check_card_field(name, value)
+        return QualityCard(**{**data, "points": _points(data.get("points", []))})
 
 
 def fit_correction(sums_ms: Floats, weights_mb: Floats, measured_ms: Floats) -> tuple[Correction, float]:
@@ -180,4 +219,26 @@ def quality_card(
         rejected=rejected,
         duration_s=duration_s,
         drift=drift,
+        points=tuple(zip(predicted_ms.tolist(), measured_ms.tolist(), strict=True)),
     )
+
+
+def _check_card_field(name: str, value: Any) -> None:
+    count = name in ("subnets", "samples", "rejected")
+    least = -1.0 if name in ("spearman", "kendall") else 0.0
+    number = isinstance(value, int if count else int | float) and not isinstance(value, bool)
+    if not number or not least <= value < math.inf:
+        expected = "a whole number" if count else "a number"
+        raise InvalidInput(f"quality card, {name}: got {value!r}, expected {expected} of at least {least:g}")
+
+
+def _points(data: Any) -> tuple[tuple[float, float], ...]:
+    if not isinstance(data, list | tuple):
+        raise InvalidInput(f"quality card, points: got {data!r}, expected pairs of ms")
+    for i, point in enumerate(data):
+        pair = isinstance(point, list | tuple) and len(point) == 2
+        if not pair or not all(type(ms) in (int, float) and 0 < ms < math.inf for ms in point):
+            raise InvalidInput(
+                f"quality card, points[{i}]: got {point!r}, expected [predicted, measured] in positive ms"
+            )
+    return tuple((float(predicted), float(measured)) for predicted, measured in data)

@@ -13,15 +13,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bespoke.latency_tables.audit import AdditivityAudit
+from bespoke.latency_tables.networks import (
+    BYTES_PER_MB,
+    FeatureTable,
+    NetworkModel,
+    network_features,
+    op_weights_mb,
+)
 from bespoke.latency_tables.profile import DeviceProfile, canonical_digest
 from bespoke.latency_tables.quality import Correction, QualityCard
 from bespoke.supernet.architecture import Genomes, Plan, SearchSpace, cardinalities
-from bespoke.supernet.cost import BYTES_PER_VALUE, SlotTable, op_weights
+from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, TableIncomplete
 from bespoke.supernet.ops import Op, OpKey, parse_key
 from bespoke.supernet.spaces import space_from_json
 
 __all__ = [
+    "BYTES_PER_MB",
     "Correction",
     "DeviceProfile",
     "LatencyStat",
@@ -33,9 +42,15 @@ __all__ = [
 ]
 
 FORMAT = "bespoke-latency-table/1"
-BYTES_PER_MB = 1e6
 
 Statistic = Literal["low", "median", "mean"]
+Source = Literal["ops", "networks", "few-shot", "published"]
+SOURCES: Mapping[Source, str] = {
+    "ops": "each op was measured on the device",
+    "networks": "fitted from whole networks' latencies",
+    "few-shot": "scaled from other devices' tables by a few whole networks",
+    "published": "read from files that others published",
+}
 STATISTICS: Mapping[Statistic, str] = {"low": "low_ms", "median": "median_ms", "mean": "mean_ms"}
 
 
@@ -73,6 +88,11 @@ class LatencyTable:
         by_resolution: Stats that hold at one input resolution only, by that resolution. Published
             tables time the same op again in each resolution's file, and mean each for its own;
             ``stats`` then holds the mean over the files.
+        source: How the table was made, one of ``SOURCES``.
+        provisional: Whether a better one is to be expected; few-shot tables are.
+        networks: Prices whole networks in place of the corrected sums; set where the audit found
+            that sums fail.
+        audit: Op sums against whole networks; None where nobody compared them.
     """
 
     profile: DeviceProfile
@@ -82,6 +102,10 @@ class LatencyTable:
     interval: float = 0.0
     statistic: Statistic = "median"
     by_resolution: Mapping[int, Mapping[OpKey, LatencyStat]] = field(default_factory=dict)
+    source: Source = "ops"
+    provisional: bool = False
+    networks: NetworkModel | None = None
+    audit: AdditivityAudit | None = None
 
     @cached_property
     def revision(self) -> str:
@@ -103,9 +127,9 @@ class LatencyTable:
         Raises:
             TableIncomplete: The table lacks the op.
         """
-        weights_mb = op_weights(op) * BYTES_PER_VALUE / BYTES_PER_MB
-        measured = self._measured_ms(op.key, resolution)
-        return self.correction.scale * measured + self.correction.weights_ms_per_mb * weights_mb
+        measured, correction = self.measured_ms(op.key, resolution), self.correction
+        weights_ms = correction.weights_ms_per_mb * op_weights_mb(op)
+        return correction.scale * measured + weights_ms + correction.ms_per_op
 
     def predict(self, plan: Plan) -> float:
         """Latency of a network in ms; of a routed one, on its slowest route.
@@ -116,10 +140,10 @@ class LatencyTable:
         missing = sorted({op.key for op in plan.ops} - set(self.stats))
         if missing:
             raise TableIncomplete(missing, self.label)
-        resolution = plan.in_shape[0]
-        segments = [math.fsum(self.op_ms(op, resolution) for op in s.ops) for s in plan.segments]
-        slowest = max(math.fsum(segments[i] for i in route.segments) for route in plan.routes)
-        return self.correction.overhead_ms + slowest
+        return max(
+            self._route_ms([op for i in route.segments for op in plan.segments[i].ops], plan.in_shape[0])
+            for route in plan.routes
+        )
 
     def missing(self, space: SearchSpace) -> tuple[OpKey, ...]:
         """The ops of a space that the table lacks, in the space's order."""
@@ -148,7 +172,7 @@ class LatencyTable:
             "format": FORMAT,
             "profile": self.profile.to_json(),
             "statistic": self.statistic,
-            "correction": asdict(self.correction),
+            "correction": self.correction.to_json(),
             "interval": self.interval,
             "quality": self.quality.to_json() if self.quality else None,
             "stats": _stats_to_json(self.stats),
@@ -158,7 +182,14 @@ class LatencyTable:
                 str(resolution): _stats_to_json(self.by_resolution[resolution])
                 for resolution in sorted(self.by_resolution)
             }
-        return data
+        # Left out where they say nothing, so that older tables keep their revision.
+        later = {
+            "source": None if self.source == "ops" else self.source,
+            "provisional": self.provisional or None,
+            "networks": self.networks.to_json() if self.networks else None,
+            "audit": self.audit.to_json() if self.audit else None,
+        }
+        return data | {name: value for name, value in later.items() if value is not None}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> LatencyTable:
@@ -174,7 +205,7 @@ class LatencyTable:
             table = LatencyTable(
                 profile=DeviceProfile.from_json(data["profile"]),
                 stats=_stats_from_json(data["stats"]),
-                correction=Correction(**data["correction"]),
+                correction=Correction.from_json(data["correction"]),
                 quality=QualityCard.from_json(data["quality"]) if data["quality"] else None,
                 interval=float(data["interval"]),
                 statistic=data["statistic"],
@@ -182,6 +213,10 @@ class LatencyTable:
                     int(resolution): _stats_from_json(stats)
                     for resolution, stats in data.get("by_resolution", {}).items()
                 },
+                source=data.get("source", "ops"),
+                provisional=data.get("provisional", False),
+                networks=NetworkModel.from_json(data["networks"]) if data.get("networks") else None,
+                audit=AdditivityAudit.from_json(data["audit"]) if data.get("audit") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"latency table: {type(error).__name__}: {error}") from error
@@ -213,7 +248,19 @@ class LatencyTable:
         except BespokeError as error:
             raise FileInvalid(path, str(error)) from error
 
-    def _measured_ms(self, key: OpKey, resolution: int | None) -> float:
+    def _route_ms(self, ops: Sequence[Op], resolution: int) -> float:
+        sum_ms = self.correction.overhead_ms + math.fsum(self.op_ms(op, resolution) for op in ops)
+        if self.networks is None:
+            return sum_ms
+        features = network_features(ops, sum_ms, resolution)
+        return float(self.networks.latency_ms(features[None])[0])
+
+    def measured_ms(self, key: OpKey, resolution: int | None = None) -> float:
+        """What was measured of one op, by the table's statistic, in ms.
+
+        Raises:
+            TableIncomplete: The table lacks the op.
+        """
         stat = self.by_resolution.get(resolution or 0, {}).get(key) or self.stats.get(key)
         if stat is None:
             raise TableIncomplete([key], self.label)
@@ -238,6 +285,7 @@ class TablePricer:
         if missing:
             raise TableIncomplete(missing, table.label)
         self.table, self.space = table, space
+        self._features = FeatureTable(space) if table.networks else None
         self._slots = SlotTable(space, table.op_ms)
         if table.by_resolution:
             # The entries of a SlotTable stand in the order of the slots' ops.
@@ -246,8 +294,17 @@ class TablePricer:
             )
 
     @property
+    def additive(self) -> bool:
+        """Whether a latency is ``overhead_ms`` and the sum of the slots, and nothing else."""
+        return self._features is None
+
+    @property
     def slots(self) -> SlotTable:
-        """What each slot adds, in ms; a search reads exact minima from it."""
+        """What each slot adds, in ms; a search reads exact minima from it.
+
+        Where the pricer is not additive, this is what the corrected sums say: near the latency,
+        but not it.
+        """
         return self._slots
 
     @property
@@ -257,7 +314,10 @@ class TablePricer:
 
     def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
         """Latencies in ms, shape (N,), of genomes of shape (N, G)."""
-        return self.table.correction.overhead_ms + self._slots.total(genomes)
+        sums_ms = self.table.correction.overhead_ms + self._slots.total(genomes)
+        if self.table.networks is None or self._features is None:
+            return sums_ms
+        return self.table.networks.latency_ms(self._features.features(genomes, sums_ms))
 
     def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the 90% interval around predicted latencies, both (N,)."""

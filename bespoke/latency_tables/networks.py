@@ -1,0 +1,160 @@
+"""NetworkModel: the latency of whole networks where the sum of their ops does not tell it.
+
+Runtimes that fuse across blocks, memories that overflow and engines that overlap ops make sums
+fail. A model of whole networks then prices: a Gaussian process on a few features of the network,
+fitted with scikit-learn, kept as plain numbers and evaluated with numpy. All features but the
+resolution are sums over the ops, so that populations are priced by look-ups as ever.
+
+Source: Rasmussen and Williams, Gaussian processes for machine learning (2006), section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.supernet.architecture import Genomes, SearchSpace
+from bespoke.supernet.cost import BYTES_PER_VALUE, SlotTable, op_macs, op_weights
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.ops import Op
+
+Floats = NDArray[np.float64]
+
+BYTES_PER_MB = 1e6
+MOST_ANCHORS = 10_000
+SMALLEST_FEATURE = 1e-9
+
+
+def op_weights_mb(op: Op) -> float:
+    """Megabytes (10^6 bytes) of an op's fp32 weights."""
+    return op_weights(op) * BYTES_PER_VALUE / BYTES_PER_MB
+
+
+def op_activations_mb(op: Op) -> float:
+    """Megabytes of fp32 that an op reads and writes beside its weights."""
+    return (math.prod(op.in_shape) + math.prod(op.out_shape)) * BYTES_PER_VALUE / BYTES_PER_MB
+
+
+OP_FEATURES: Mapping[str, Callable[[Op], float]] = {
+    "ops": lambda op: 1.0,
+    "macs": lambda op: float(op_macs(op)),
+    "weights_mb": op_weights_mb,
+    "activations_mb": op_activations_mb,
+}
+"""What each op adds to a network's features."""
+FEATURES = ("sum_ms", *OP_FEATURES, "resolution")
+"""Features of a network: the corrected sum of its ops in ms, sums over its ops, its input's side."""
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """A factor on the corrected sum of a network's ops, by a Gaussian process on the log features.
+
+        z = (log(features) - centre) / spread
+        latency = sum_ms * exp(offset + sum_j weights_j * exp(-|(z - anchors_j) / lengths|^2 / 2))
+
+    Far from every anchor the factor is ``exp(offset)``, the fitted networks' mean.
+
+    Attributes:
+        centre: (F,) means of the log features that were fitted on, in the order of ``FEATURES``.
+        spread: (F,) their standard deviations, positive.
+        lengths: (F,) length scales, positive.
+        anchors: (A, F) the fitted networks' z.
+        weights: (A,) of each anchor.
+        offset: Log of the mean factor.
+    """
+
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    lengths: tuple[float, ...]
+    anchors: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+    offset: float
+
+    def latency_ms(self, features: Floats) -> Floats:
+        """Latencies in ms, shape (N,), of networks by their features, shape (N, F)."""
+        lengths = np.array(self.lengths)
+        logs = np.log(np.maximum(features, SMALLEST_FEATURE))
+        scaled = (logs - np.array(self.centre)) / np.array(self.spread) / lengths
+        anchors = np.array(self.anchors).reshape(-1, len(FEATURES)) / lengths
+        distances = (
+            (scaled**2).sum(axis=1)[:, None] + (anchors**2).sum(axis=1) - 2 * scaled @ anchors.T
+        )  # squared, (N, A)
+        similar = np.exp(-0.5 * np.maximum(distances, 0))
+        return np.asarray(features[:, 0] * np.exp(self.offset + similar @ np.array(self.weights)))
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``from_json`` reads back."""
+        return {"features": list(FEATURES)} | asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> NetworkModel:
+        """Read a model.
+
+        Raises:
+            InvalidInput: Names the field, what came and what was expected.
+        """
+        names = [field.name for field in fields(NetworkModel)]
+        if not isinstance(data, Mapping) or set(data) != {"features", *names}:
+            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidInput(f"network model: got {got}, expected the fields {['features', *names]}")
+        if data["features"] != list(FEATURES):
+            raise InvalidInput(
+                f"network model: got the features {data['features']!r}, expected {list(FEATURES)}"
+            )
+        anchors = data["anchors"]
+        if not isinstance(anchors, list | tuple) or len(anchors) > MOST_ANCHORS:
+            raise InvalidInput(f"network model, anchors: expected a list of at most {MOST_ANCHORS} rows")
+        width = len(FEATURES)
+        return NetworkModel(
+            centre=_numbers("centre", data["centre"], width),
+            spread=_numbers("spread", data["spread"], width, positive=True),
+            lengths=_numbers("lengths", data["lengths"], width, positive=True),
+            anchors=tuple(_numbers(f"anchors[{i}]", row, width) for i, row in enumerate(anchors)),
+            weights=_numbers("weights", data["weights"], len(anchors)),
+            offset=_numbers("offset", [data["offset"]], 1)[0],
+        )
+
+
+class FeatureTable:
+    """The features of many genomes at once; equal to ``network_features`` of each plan."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._tables = [SlotTable(space, feature) for feature in OP_FEATURES.values()]
+        self._resolutions = np.array(space.dimensions[-1].choices, np.float64)
+
+    def features(self, genomes: Genomes, sums_ms: Floats) -> Floats:
+        """Features of shape (N, F), of genomes of shape (N, G) and their corrected sums, (N,)."""
+        columns = [sums_ms, *(table.total(genomes) for table in self._tables)]
+        return np.stack([*columns, self._resolutions[genomes[:, -1]]], axis=1)
+
+
+def network_features(ops: Iterable[Op], sum_ms: float, resolution: int) -> Floats:
+    """Features of one network (or of one route through it), shape (F,).
+
+    Args:
+        ops: What runs.
+        sum_ms: The corrected sum of the ops, overhead included, in ms.
+        resolution: Side of the input in pixels.
+    """
+    running = list(ops)
+    sums = [math.fsum(feature(op) for op in running) for feature in OP_FEATURES.values()]
+    return np.array([sum_ms, *sums, resolution], np.float64)
+
+
+def _numbers(field: str, values: Any, count: int, positive: bool = False) -> tuple[float, ...]:
+    """Exactly ``count`` finite numbers, or an error that says which is none."""
+    if not isinstance(values, list | tuple) or len(values) != count:
+        got = f"{len(values)} values" if isinstance(values, list | tuple) else repr(values)
+        raise InvalidInput(f"network model, {field}: got {got}, expected {count} numbers")
+    for i, value in enumerate(values):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (positive and value <= 0):
+            expected = "a positive number" if positive else "a finite number"
+            raise InvalidInput(f"network model, {field}[{i}]: got {value!r}, expected {expected}")
+    return tuple(float(value) for value in values)
