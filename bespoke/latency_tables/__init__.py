@@ -1,6 +1,7 @@
 """Latency tables: what each op costs on a device, how that is measured, and how good it is."""
 
 from bespoke.latency_tables.audit import AdditivityAudit
+from bespoke.latency_tables.building import build_table
 from bespoke.latency_tables.networks import NetworkModel
 from bespoke.latency_tables.official import read_official
 from bespoke.latency_tables.profile import DeviceProfile
@@ -10,7 +11,6 @@ from bespoke.latency_tables.profiling import (
     ProfilingEntry,
     ProfilingPlan,
     Report,
-    build_table,
     entry_onnx,
     plan_profiling,
 )

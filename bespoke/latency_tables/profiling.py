@@ -1,29 +1,18 @@
-"""Profiling: what to measure so that a table covers a space, and the table out of what was measured.
+"""Profiling: what to measure so that a table covers a space.
 
 Noise, not non-additivity, is the enemy of a block-level table: other work on the device makes runs
-slower, never faster. So every entry is measured in several rounds, each in another order, and ops
-and whole validation subnets are priced by the same low quantile of their quietest round.
+slower, never faster. So every entry is measured in several rounds, each in another order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bespoke.latency_tables.profile import DeviceProfile
-from bespoke.latency_tables.quality import (
-    Correction,
-    Floats,
-    fit_correction,
-    quality_card,
-)
-from bespoke.latency_tables.table import BYTES_PER_MB, LatencyStat, LatencyTable, Statistic
-from bespoke.latency_tables.timing import LOW_QUANTILE, Timing
-from bespoke.supernet.agreement import conformal_half_width
+from bespoke.latency_tables.timing import Timing
 from bespoke.supernet.architecture import (
     Architecture,
     Plan,
@@ -33,8 +22,8 @@ from bespoke.supernet.architecture import (
     decode,
     read_architecture,
 )
-from bespoke.supernet.cost import BYTES_PER_VALUE, op_macs, op_weights
-from bespoke.supernet.errors import InvalidInput, TableIncomplete
+from bespoke.supernet.cost import op_macs
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.ops import Op, OpKey, parse_key
 
@@ -42,10 +31,6 @@ Kind = Literal["op", "subnet", "sentinel"]
 
 SENTINEL_QUANTILES = (0.1, 0.5, 0.9)
 """Ops of these ranks by MACs are measured in every round as sentinels, beside two whole nets."""
-OUTLIER_MADS = 5.0
-SIGMA_PER_MAD = 1.4826
-MOST_FITTED = 0.4
-"""At most this share of the validation subnets is fitted on; the others are for the quality card."""
 
 
 @dataclass(frozen=True)
@@ -201,76 +186,8 @@ def entry_onnx(entry: ProfilingEntry, space: SearchSpace) -> bytes:
     """
     from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 
-    plan = op_plan(parse_key(entry.key)) if entry.key else _entry_plan(entry, space)
+    plan = op_plan(parse_key(entry.key)) if entry.key else entry_plan(entry, space)
     return write_onnx(plan, random_weights(plan))
-
-
-def build_table(
-    profile: DeviceProfile,
-    plan: ProfilingPlan,
-    reports: Iterable[Report],
-    space: SearchSpace,
-    *,
-    base: LatencyTable | None = None,
-    duration_s: float | None = None,
-) -> LatencyTable:
-    """Fit a table on what was measured.
-
-    The rules, in order:
-
-    1. Of an entry's samples, pooled over its rounds, those slower than the median by more than
-       ``OUTLIER_MADS`` standard deviations (estimated by the median absolute deviation, at least
-       1% of the median) are rejected; faster ones never are, since noise only slows a run. Their
-       number is kept.
-    2. An op keeps the median, the mean, and as ``low_ms`` the 2nd percentile of the round in
-       which that was lowest. A subnet is summarised in the same way.
-    3. The validation subnets are dealt out by size: two fifths to fit the correction, the others
-       to judge it.
-    4. The correction is fitted (``quality.fit_correction``) once for the low statistic and once
-       for the median. The table prices by ``low`` unless the leave-one-out error with ``median``
-       is below nine tenths of the one with ``low``: the low one is the steadier under load, and
-       both are about equal on a quiet device.
-    5. Quality card and conformal interval come from the subnets that were not fitted on.
-
-    Args:
-        profile: The device.
-        plan: What was asked for.
-        reports: What came; failed and repeated ones may be among them (the last one counts).
-        space: The space that the plan was made for.
-        base: A table of the same device whose ops the plan took as known.
-        duration_s: How long the measuring took; the sum of the samples where it is not given.
-
-    Raises:
-        TableIncomplete: An op has neither samples nor a place in ``base``.
-        InvalidInput: No validation subnet has samples.
-    """
-    measured = _Measured.collect(plan, reports)
-    stats = dict(base.stats if base else {}) | measured.op_stats()
-    table = LatencyTable(profile, stats)
-    missing = table.missing(space)
-    if missing:
-        raise TableIncomplete(missing, table.label)
-    subnets = measured.subnets(space)
-    if not subnets:
-        failed = next(iter(measured.errors.values()), "no report came")
-        raise InvalidInput(f"no validation subnet was measured ({failed}); expected at least one")
-    fitted, judged = _deal(subnets)
-    statistic, correction = _choose(stats, fitted)
-    table = LatencyTable(profile, stats, correction, statistic=statistic)
-    predicted = np.array([table.predict(subnet.plan) for subnet in judged])
-    seen = np.array([_value(subnet.stat, statistic) for subnet in judged])
-    card = quality_card(
-        predicted,
-        seen,
-        repeat_mape=measured.repeat_mape(statistic),
-        samples=sum(len(rounds) for by_round in measured.kept.values() for rounds in by_round.values()),
-        rejected=sum(measured.rejected.values()),
-        duration_s=measured.busy_s if duration_s is None else duration_s,
-        drift=measured.drift(),
-    )
-    return LatencyTable(
-        profile, stats, correction, card, conformal_half_width((seen - predicted) / predicted), statistic
-    )
 
 
 # What to measure
@@ -310,158 +227,6 @@ def _sentinels(space: SearchSpace, ops: Mapping[OpKey, Op]) -> list[ProfilingEnt
     ]
 
 
-def _entry_plan(entry: ProfilingEntry, space: SearchSpace) -> Plan:
+def entry_plan(entry: ProfilingEntry, space: SearchSpace) -> Plan:
+    """The plan of a subnet's entry."""
     return space.plan(read_architecture(space, entry.architecture or {}))
-
-
-# What was measured
-
-
-@dataclass(frozen=True)
-class _Subnet:
-    """A validation subnet with its measurement."""
-
-    plan: Plan
-    stat: LatencyStat
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Samples by entry and round.
-
-    Attributes:
-        plan: What was asked for.
-        raw: (n,) samples in ms by entry id and round, all of them.
-        kept: The same without outliers, and without rounds that were nothing else.
-        rejected: How many outliers by entry id.
-        errors: What went wrong, by entry id.
-        busy_s: Sum of all samples, in seconds.
-    """
-
-    plan: ProfilingPlan
-    raw: dict[str, dict[int, Floats]]
-    kept: dict[str, dict[int, Floats]]
-    rejected: dict[str, int]
-    errors: dict[str, str]
-    busy_s: float
-
-    @staticmethod
-    def collect(plan: ProfilingPlan, reports: Iterable[Report]) -> _Measured:
-        """Sort reports by entry; those of unknown entries, and samples that are no times, are dropped."""
-        wanted = {entry.id for entry in plan.entries}
-        raw: dict[str, dict[int, Floats]] = {}
-        errors: dict[str, str] = {}
-        for report in reports:
-            if report.entry_id not in wanted:
-                continue
-            samples = np.asarray(report.samples_ms, np.float64)
-            samples = samples[np.isfinite(samples) & (samples > 0)]
-            if report.error or not samples.size:
-                errors[report.entry_id] = report.error or "no samples"
-                continue
-            raw.setdefault(report.entry_id, {})[report.round] = samples
-        kept, rejected = {}, {}
-        for entry_id, rounds in raw.items():
-            limit = _slowest_kept(np.concatenate(list(rounds.values())))
-            inside = {number: samples[samples <= limit] for number, samples in sorted(rounds.items())}
-            kept[entry_id] = {number: samples for number, samples in inside.items() if samples.size}
-            rejected[entry_id] = sum(int((samples > limit).sum()) for samples in rounds.values())
-        busy_s = sum(float(samples.sum()) for rounds in raw.values() for samples in rounds.values()) / 1e3
-        return _Measured(plan, raw, kept, rejected, errors, busy_s)
-
-    def stat(self, entry_id: str) -> LatencyStat:
-        """An entry's samples in brief."""
-        rounds = self.kept[entry_id]
-        pooled = np.concatenate(list(rounds.values()))
-        return LatencyStat(
-            median_ms=float(np.median(pooled)),
-            low_ms=min(_low(samples) for samples in rounds.values()),
-            mean_ms=float(pooled.mean()),
-            samples=len(pooled),
-            rejected=self.rejected[entry_id],
-        )
-
-    def op_stats(self) -> dict[OpKey, LatencyStat]:
-        """Of the ops that have samples."""
-        ops = [e for e in self.plan.entries if e.kind == "op" and e.key and e.id in self.kept]
-        return {cast(OpKey, entry.key): self.stat(entry.id) for entry in ops}
-
-    def subnets(self, space: SearchSpace) -> list[_Subnet]:
-        """The validation subnets that have samples, fastest first."""
-        entries = [e for e in self.plan.entries if e.kind == "subnet" and e.id in self.kept]
-        found = [_Subnet(_entry_plan(entry, space), self.stat(entry.id)) for entry in entries]
-        return sorted(found, key=lambda subnet: subnet.stat.median_ms)
-
-    def repeat_mape(self, statistic: Statistic) -> float:
-        """Mean distance of a subnet's rounds from their mean, relative to it."""
-        summary = _low if statistic == "low" else _median
-        errors: list[float] = []
-        for entry in self.plan.entries:
-            if entry.kind == "subnet" and len(self.raw.get(entry.id, {})) > 1:
-                values = np.array([summary(samples) for samples in self.raw[entry.id].values()])
-                errors += list(np.abs(values - values.mean()) / values.mean())
-        return float(np.mean(errors)) if errors else 0.0
-
-    def drift(self) -> float:
-        """Between a sentinel's fastest and slowest round, relative to the fastest; mean over them."""
-        spreads = []
-        for entry in self.plan.entries:
-            if entry.kind == "sentinel" and entry.id in self.raw:
-                values = [_low(samples) for samples in self.raw[entry.id].values()]
-                spreads.append(max(values) / min(values) - 1)
-        return float(np.mean(spreads)) if spreads else 0.0
-
-
-def _slowest_kept(samples: Floats) -> float:
-    """Samples above this are outliers: rule 1 of ``build_table``."""
-    median = float(np.median(samples))
-    deviation = SIGMA_PER_MAD * float(np.median(np.abs(samples - median)))
-    return median + OUTLIER_MADS * max(deviation, 0.01 * median)
-
-
-def _low(samples: Floats) -> float:
-    return float(np.quantile(samples, LOW_QUANTILE))
-
-
-def _median(samples: Floats) -> float:
-    return float(np.median(samples))
-
-
-# The table out of it
-
-
-def _deal(subnets: Sequence[_Subnet]) -> tuple[list[_Subnet], list[_Subnet]]:
-    """Subnets to fit on and subnets to judge by, both spread over all sizes; a lone one is both."""
-    if len(subnets) == 1:
-        return list(subnets), list(subnets)
-    fitted = set(
-        np.linspace(0, len(subnets) - 1, max(1, int(MOST_FITTED * len(subnets)))).round().astype(int)
-    )
-    return (
-        [subnet for i, subnet in enumerate(subnets) if i in fitted],
-        [subnet for i, subnet in enumerate(subnets) if i not in fitted],
-    )
-
-
-def _choose(stats: Mapping[OpKey, LatencyStat], fitted: Sequence[_Subnet]) -> tuple[Statistic, Correction]:
-    """Which statistic prices, and its correction: rule 4 of ``build_table``."""
-    low, low_error = _fit(stats, fitted, "low")
-    median, median_error = _fit(stats, fitted, "median")
-    return ("median", median) if median_error < 0.9 * low_error else ("low", low)
-
-
-def _fit(
-    stats: Mapping[OpKey, LatencyStat], fitted: Sequence[_Subnet], statistic: Statistic
-) -> tuple[Correction, float]:
-    sums = [sum(_value(stats[op.key], statistic) for op in subnet.plan.ops) for subnet in fitted]
-    weights = [sum(map(op_weights, subnet.plan.ops)) * BYTES_PER_VALUE / BYTES_PER_MB for subnet in fitted]
-    seen = [_value(subnet.stat, statistic) for subnet in fitted]
-    return fit_correction(_floats(sums), _floats(weights), _floats(seen))
-
-
-def _value(stat: LatencyStat, statistic: Statistic) -> float:
-    return {"low": stat.low_ms, "median": stat.median_ms, "mean": stat.mean_ms}[statistic]
-
-
-def _floats(values: Sequence[float]) -> NDArray[np.float64]:
-    return np.array(values, np.float64)
