@@ -17,14 +17,11 @@ from bespoke.supernet.architecture import (
     Architecture,
     Plan,
     SearchSpace,
-    canonical,
-    cardinalities,
-    decode,
     read_architecture,
 )
 from bespoke.supernet.cost import op_macs
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.genomes import largest, smallest
+from bespoke.supernet.genomes import largest, smallest, stratified
 from bespoke.supernet.ops import Op, OpKey, parse_key
 
 Kind = Literal["op", "subnet", "sentinel"]
@@ -172,7 +169,7 @@ def plan_profiling(
     wanted, have = EFFORTS[effort], set(known)
     ops = {op.key: op for slot in space.slots for op in slot.ops if op is not None}
     entries = [ProfilingEntry(key, "op", key=key) for key in ops if key not in have]
-    for architecture in _stratified(space, wanted.subnets, np.random.default_rng(seed)):
+    for architecture in stratified(space, wanted.subnets, seed):
         entries.append(_subnet_entry(architecture, "subnet"))
     entries += _sentinels(space, ops)
     return ProfilingPlan(tuple(entries), wanted.rounds, effort, seed, wanted.timing)
@@ -195,25 +192,6 @@ def entry_onnx(entry: ProfilingEntry, space: SearchSpace) -> bytes:
 
 def _subnet_entry(architecture: Architecture, kind: Kind) -> ProfilingEntry:
     return ProfilingEntry(f"{kind}:{architecture.id}", kind, architecture=architecture.to_json())
-
-
-def _stratified(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Architecture]:
-    """Distinct random architectures, spread evenly over sizes and resolutions.
-
-    Genes drawn uniformly give networks of middling size only, so each architecture has its own
-    level from 0 (all genes small) to 1 (all large), and resolutions take turns.
-    """
-    sizes = cardinalities(space).astype(np.int64)
-    found: dict[str, Architecture] = {}
-    for i in range(20 * count):
-        level = (i % count + 0.5) / count
-        genome = rng.binomial(sizes - 1, level).astype(np.int16)
-        genome[-1] = i % int(sizes[-1])
-        architecture = decode(space, canonical(space, genome[None])[0])
-        found.setdefault(architecture.id, architecture)
-        if len(found) == count:
-            break
-    return list(found.values())
 
 
 def _sentinels(space: SearchSpace, ops: Mapping[OpKey, Op]) -> list[ProfilingEntry]:

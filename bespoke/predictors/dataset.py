@@ -8,27 +8,14 @@ where it was, and a longer run contains the shorter one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bespoke.supernet.architecture import (
-    Architecture,
-    Genomes,
-    SearchSpace,
-    canonical,
-    cardinalities,
-    decode,
-    read_architecture,
-)
+from bespoke.supernet.architecture import Architecture, SearchSpace, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, FileInvalid, InvalidInput
-
-_MAX_TILT = 2.0
-"""How far a draw leans to small or large choices: at 2 the outer choice of three is about seven
-times as likely as the middle one, so that the extremes of the space are covered too."""
+from bespoke.supernet.genomes import stratified
 
 
 @dataclass(frozen=True)
@@ -104,59 +91,18 @@ def collect(
     measured = dict(zip(known.architectures, zip(known.top1, known.images, strict=True), strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     _cut_torn_line(path)
-    chosen = []
-    for architecture in _stratified(space, count, seed):
+    chosen = stratified(space, count, seed)
+    if len(chosen) < count:
+        raise InvalidInput(f"{space.name} gave {len(chosen)} different architectures, asked for {count}")
+    for architecture in chosen:
         if architecture not in measured:
             top1 = float(measure(architecture))
             if not 0 <= top1 <= 1:
                 raise InvalidInput(f"measured top1 {top1} of {architecture.id}, expected a share from 0 to 1")
             measured[architecture] = (top1, images)
             _append(path, {"architecture": architecture.to_json(), "top1": top1, "images": images})
-        chosen.append(architecture)
     values = [measured[architecture] for architecture in chosen]
-    return AccuracyDataset(tuple(chosen), tuple(v[0] for v in values), tuple(v[1] for v in values))
-
-
-def stratified(space: SearchSpace, count: int, seed: int) -> tuple[Architecture, ...]:
-    """Draw different architectures that cover resolutions and sizes evenly.
-
-    Resolutions take turns. Each draw leans to small or to large choices by its own random amount,
-    since independent uniform choices all but never make a small or a large network.
-
-    Raises:
-        InvalidInput: The space does not hold that many architectures.
-    """
-    return tuple(_stratified(space, count, seed))
-
-
-def _stratified(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
-    rng = np.random.default_rng(seed)
-    sizes = cardinalities(space)
-    resolutions, turn = int(sizes[-1]), 0
-    seen: set[Architecture] = set()
-    missed = 0
-    while len(seen) < count:
-        genome = _leaning(space, rng)
-        genome[0, -1] = turn % resolutions
-        architecture = decode(space, genome[0])
-        turn += 1
-        if architecture in seen:
-            missed += 1
-            if missed > 1000 + 10 * count:
-                raise InvalidInput(
-                    f"{space.name} gave {len(seen)} different architectures, asked for {count}"
-                )
-            continue
-        seen.add(architecture)
-        yield architecture
-
-
-def _leaning(space: SearchSpace, rng: np.random.Generator) -> Genomes:
-    """One genome whose choices lean to one end. Shape (1, G)."""
-    sizes = cardinalities(space)
-    tilt = rng.uniform(-_MAX_TILT, _MAX_TILT)
-    place = rng.random((1, len(sizes))) ** np.exp(-tilt)
-    return canonical(space, np.minimum(place * sizes, sizes - 1).astype(np.int16))
+    return AccuracyDataset(chosen, tuple(v[0] for v in values), tuple(v[1] for v in values))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -17,6 +17,10 @@ from bespoke.supernet.architecture import (
     read_architecture,
 )
 
+_MAX_TILT = 2.0
+"""How far a draw leans to small or large choices: at 2 the outer choice of three is about seven
+times as likely as the middle one, so that the extremes of the space are covered too."""
+
 
 def sample(space: SearchSpace, count: int, rng: np.random.Generator) -> Genomes:
     """Draw genomes, each gene uniform and independent. Shape (count, G)."""
@@ -44,6 +48,33 @@ def extremes(space: SearchSpace) -> Genomes:
     return canonical(space, np.stack([np.zeros_like(limits), limits - 1]))
 
 
+def stratified(space: SearchSpace, count: int, seed: int) -> tuple[Architecture, ...]:
+    """Draw different architectures that cover resolutions and sizes evenly.
+
+    Resolutions take turns. Each draw leans to small or to large choices by its own random amount,
+    since independent uniform choices all but never make a small or a large network. A longer draw
+    begins with the shorter one of the same seed.
+
+    Args:
+        space: The space to draw from.
+        count: How many are wanted.
+        seed: Decides which.
+
+    Returns:
+        ``count`` architectures; fewer where the space hardly holds as many.
+    """
+    rng = np.random.default_rng(seed)
+    resolutions = int(cardinalities(space)[-1])
+    found: dict[Architecture, None] = {}
+    turn = 0
+    while len(found) < count and turn - len(found) <= 1000 + 10 * count:
+        genome = _leaning(space, rng)
+        genome[0, -1] = turn % resolutions
+        found.setdefault(decode(space, genome[0]))
+        turn += 1
+    return tuple(found)
+
+
 def random_architecture(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """One architecture, each choice uniform and independent."""
     return decode(space, sample(space, 1, rng)[0])
@@ -62,6 +93,14 @@ def largest(space: SearchSpace, resolution: int | None = None) -> Architecture:
 def at_resolution(space: SearchSpace, architecture: Architecture, resolution: int) -> Architecture:
     """The same network at another resolution of the space."""
     return read_architecture(space, architecture.to_json() | {"resolution": resolution})
+
+
+def _leaning(space: SearchSpace, rng: np.random.Generator) -> Genomes:
+    """One genome whose choices lean to one end. Shape (1, G)."""
+    sizes = cardinalities(space)
+    tilt = rng.uniform(-_MAX_TILT, _MAX_TILT)
+    place = rng.random((1, len(sizes))) ** np.exp(-tilt)
+    return canonical(space, np.minimum(place * sizes, sizes - 1).astype(np.int16))
 
 
 def _extreme(space: SearchSpace, which: int, resolution: int | None) -> Architecture:

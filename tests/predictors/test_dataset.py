@@ -4,11 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bespoke.predictors.dataset import collect, read_dataset, stratified
-from bespoke.supernet.architecture import Architecture, encode
-from bespoke.supernet.cost import CostTable
+from bespoke.predictors.dataset import collect, read_dataset
+from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.genomes import extremes
+from bespoke.supernet.genomes import stratified
 from bespoke.supernet.spaces import space as make_space
 
 SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
@@ -16,22 +15,6 @@ SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
 
 def accuracy(architecture: Architecture) -> float:
     return int(architecture.digest[:6], 16) / 16**6
-
-
-def test_draws_are_different_and_cover_resolutions_and_sizes() -> None:
-    drawn = stratified(SPACE, 300, 0)
-    assert len(set(drawn)) == 300
-    sides = [architecture.resolution for architecture in drawn]
-    assert [sides.count(side) for side in (96, 112, 128)] == [100, 100, 100]
-    params = CostTable(SPACE).params(encode(SPACE, drawn))
-    low, high = CostTable(SPACE).params(extremes(SPACE))
-    assert params.min() < low + 0.1 * (high - low)
-    assert params.max() > low + 0.8 * (high - low)
-
-
-def test_a_longer_draw_contains_the_shorter_and_the_seed_decides() -> None:
-    assert stratified(SPACE, 60, 1)[:20] == stratified(SPACE, 20, 1)
-    assert stratified(SPACE, 20, 1) != stratified(SPACE, 20, 2)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from bespoke.predictors.dataset import stratified
 from bespoke.predictors.mlp import FitSettings, fit, rmse
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.genomes import stratified
 from bespoke.supernet.spaces import space as make_space
 
 SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)

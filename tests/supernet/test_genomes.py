@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from bespoke.supernet.architecture import Genomes, canonical, cardinalities, decode, gene_offsets
+from bespoke.supernet.architecture import Genomes, canonical, cardinalities, decode, encode, gene_offsets
+from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import ArchitectureInvalid
 from bespoke.supernet.genomes import (
     at_resolution,
@@ -12,6 +13,7 @@ from bespoke.supernet.genomes import (
     random_architecture,
     sample,
     smallest,
+    stratified,
 )
 from bespoke.supernet.spaces import space
 
@@ -78,3 +80,19 @@ def test_at_another_resolution_everything_else_stays() -> None:
     assert moved.to_json() == architecture.to_json() | {"resolution": 128}
     with pytest.raises(ArchitectureInvalid, match="resolution"):
         at_resolution(SPACE, architecture, 144)
+
+
+def test_stratified_draws_are_different_and_cover_resolutions_and_sizes() -> None:
+    drawn = stratified(SPACE, 300, 0)
+    assert len(set(drawn)) == 300
+    sides = [architecture.resolution for architecture in drawn]
+    assert [sides.count(side) for side in (128, 160, 192)] == [100, 100, 100]
+    params = CostTable(SPACE).params(encode(SPACE, drawn))
+    low, high = CostTable(SPACE).params(extremes(SPACE))
+    assert params.min() < low + 0.1 * (high - low)
+    assert params.max() > low + 0.8 * (high - low)
+
+
+def test_a_longer_draw_contains_the_shorter_and_the_seed_decides() -> None:
+    assert stratified(SPACE, 60, 1)[:20] == stratified(SPACE, 20, 1)
+    assert stratified(SPACE, 20, 1) != stratified(SPACE, 20, 2)
