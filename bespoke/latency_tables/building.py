@@ -6,21 +6,29 @@ priced by the same low quantile of their quietest round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bespoke.latency_tables.audit import REPEATS, TOLERANCE, AdditivityAudit
+from bespoke.latency_tables.networks import (
+    fit_network_model,
+    network_features,
+    network_model_error,
+    op_weights_mb,
+)
+from bespoke.latency_tables.plausibility import UNIT_FACTOR
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.profiling import ProfilingPlan, Report, entry_plan
 from bespoke.latency_tables.quality import Correction, Floats, fit_correction, quality_card
-from bespoke.latency_tables.table import BYTES_PER_MB, LatencyStat, LatencyTable, Statistic
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, Statistic
 from bespoke.latency_tables.timing import LOW_QUANTILE
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import Plan, SearchSpace
-from bespoke.supernet.cost import BYTES_PER_VALUE, op_weights
 from bespoke.supernet.errors import InvalidInput, TableIncomplete
 from bespoke.supernet.ops import OpKey
 
@@ -28,6 +36,10 @@ OUTLIER_MADS = 5.0
 SIGMA_PER_MAD = 1.4826
 MOST_FITTED = 0.4
 """At most this share of the validation subnets is fitted on; the others are for the quality card."""
+MOST_FITTED_ON_NETWORKS = 0.55
+"""The same where sums fail: a model of whole networks takes more of them to fit."""
+FEWEST_FOR_NETWORKS = 8
+"""With fewer fitted subnets no model of whole networks is tried."""
 
 
 def build_table(
@@ -55,7 +67,10 @@ def build_table(
        for the median. The table prices by ``low`` unless the leave-one-out error with ``median``
        is below nine tenths of the one with ``low``: the low one is the steadier under load, and
        both are about equal on a quiet device.
-    5. Quality card and conformal interval come from the subnets that were not fitted on.
+    5. The additivity audit (``audit.AdditivityAudit``) compares sums with the fitted subnets.
+       Where sums fail, more subnets are fitted on, and a model of whole networks prices if it is
+       clearly better.
+    6. Quality card and conformal interval come from the subnets that were not fitted on.
 
     Args:
         profile: The device.
@@ -67,7 +82,8 @@ def build_table(
 
     Raises:
         TableIncomplete: An op has neither samples nor a place in ``base``.
-        InvalidInput: No validation subnet has samples.
+        InvalidInput: No validation subnet has samples, or ops and subnets are in different units.
+        Unavailable: Sums fail, and scikit-learn, which fits the other model, is not installed.
     """
     measured = _Measured.collect(plan, reports)
     stats = dict(base.stats if base else {}) | measured.op_stats()
@@ -79,23 +95,24 @@ def build_table(
     if not subnets:
         failed = next(iter(measured.errors.values()), "no report came")
         raise InvalidInput(f"no validation subnet was measured ({failed}); expected at least one")
-    fitted, judged = _deal(subnets)
-    statistic, correction = _choose(stats, fitted)
-    table = LatencyTable(profile, stats, correction, statistic=statistic)
+    _check_units(stats, subnets)
+    fitted, judged = _deal(subnets, MOST_FITTED)
+    table = _audited(_corrected(table, fitted), fitted, measured.repeat_mape)
+    if table.audit and not table.audit.sums_hold:
+        more, judged = _deal(judged, (MOST_FITTED_ON_NETWORKS - MOST_FITTED) / (1 - MOST_FITTED))
+        table = _with_networks(table, [*fitted, *more])
     predicted = np.array([table.predict(subnet.plan) for subnet in judged])
-    seen = np.array([_value(subnet.stat, statistic) for subnet in judged])
+    seen = np.array([_value(subnet.stat, table.statistic) for subnet in judged])
     card = quality_card(
         predicted,
         seen,
-        repeat_mape=measured.repeat_mape(statistic),
+        repeat_mape=measured.repeat_mape(table.statistic),
         samples=sum(len(rounds) for by_round in measured.kept.values() for rounds in by_round.values()),
         rejected=sum(measured.rejected.values()),
         duration_s=measured.busy_s if duration_s is None else duration_s,
         drift=measured.drift(),
     )
-    return LatencyTable(
-        profile, stats, correction, card, conformal_half_width((seen - predicted) / predicted), statistic
-    )
+    return replace(table, quality=card, interval=conformal_half_width((seen - predicted) / predicted))
 
 
 # What was measured
@@ -214,33 +231,90 @@ def _median(samples: Floats) -> float:
 # The table out of it
 
 
-def _deal(subnets: Sequence[_Subnet]) -> tuple[list[_Subnet], list[_Subnet]]:
+def _check_units(stats: Mapping[OpKey, LatencyStat], subnets: Sequence[_Subnet]) -> None:
+    ratios = [s.stat.median_ms / sum(stats[op.key].median_ms for op in s.plan.ops) for s in subnets]
+    ratio = float(np.median(ratios))
+    if not 1 / UNIT_FACTOR < ratio < UNIT_FACTOR:
+        raise InvalidInput(
+            f"whole subnets took {ratio:.3g} times the sum of their ops: ops and subnets were not reported "
+            "in one unit (expected ms); measure the device again"
+        )
+
+
+def _deal(subnets: Sequence[_Subnet], share: float) -> tuple[list[_Subnet], list[_Subnet]]:
     """Subnets to fit on and subnets to judge by, both spread over all sizes; a lone one is both."""
     if len(subnets) == 1:
         return list(subnets), list(subnets)
-    fitted = set(
-        np.linspace(0, len(subnets) - 1, max(1, int(MOST_FITTED * len(subnets)))).round().astype(int)
-    )
+    count = max(1, int(share * len(subnets) + 1e-9))
+    fitted = set(np.linspace(0, len(subnets) - 1, count).round().astype(int))
     return (
         [subnet for i, subnet in enumerate(subnets) if i in fitted],
         [subnet for i, subnet in enumerate(subnets) if i not in fitted],
     )
 
 
-def _choose(stats: Mapping[OpKey, LatencyStat], fitted: Sequence[_Subnet]) -> tuple[Statistic, Correction]:
-    """Which statistic prices, and its correction: rule 4 of ``build_table``."""
-    low, low_error = _fit(stats, fitted, "low")
-    median, median_error = _fit(stats, fitted, "median")
-    return ("median", median) if median_error < 0.9 * low_error else ("low", low)
+def _corrected(table: LatencyTable, fitted: Sequence[_Subnet]) -> tuple[LatencyTable, float]:
+    """The table with its statistic and correction (rule 4), and their leave-one-out error."""
+    low, low_error = _fit(table.stats, fitted, "low")
+    median, median_error = _fit(table.stats, fitted, "median")
+    if median_error < 0.9 * low_error:
+        return replace(table, statistic="median", correction=median), median_error
+    return replace(table, statistic="low", correction=low), low_error
 
 
 def _fit(
     stats: Mapping[OpKey, LatencyStat], fitted: Sequence[_Subnet], statistic: Statistic
 ) -> tuple[Correction, float]:
-    sums = [sum(_value(stats[op.key], statistic) for op in subnet.plan.ops) for subnet in fitted]
-    weights = [sum(map(op_weights, subnet.plan.ops)) * BYTES_PER_VALUE / BYTES_PER_MB for subnet in fitted]
-    seen = [_value(subnet.stat, statistic) for subnet in fitted]
-    return fit_correction(_floats(sums), _floats(weights), _floats(seen))
+    return fit_correction(
+        _sums(stats, fitted, statistic),
+        _floats([sum(map(op_weights_mb, subnet.plan.ops)) for subnet in fitted]),
+        _seen(fitted, statistic),
+        _floats([len(subnet.plan.ops) for subnet in fitted]),
+        min(_value(stats[op.key], statistic) for subnet in fitted for op in subnet.plan.ops),
+    )
+
+
+def _audited(
+    corrected: tuple[LatencyTable, float],
+    fitted: Sequence[_Subnet],
+    repeat_mape: Callable[[Statistic], float],
+) -> LatencyTable:
+    """The table with its audit; without one where a lone subnet tells nothing."""
+    table, error = corrected
+    if not math.isfinite(error):
+        return table
+    ratios = _seen(fitted, table.statistic) / _sums(table.stats, fitted, table.statistic)
+    limit = max(REPEATS * repeat_mape(table.statistic), TOLERANCE)
+    return replace(table, audit=AdditivityAudit(len(fitted), float(np.median(ratios)), error, limit))
+
+
+def _with_networks(table: LatencyTable, fitted: Sequence[_Subnet]) -> LatencyTable:
+    """The table whose sums failed, fitted on more subnets; by whole networks where that is better."""
+    audit = cast(AdditivityAudit, table.audit)
+    correction, error = _fit(table.stats, fitted, table.statistic)
+    table = replace(table, correction=correction)
+    seen = _seen(fitted, table.statistic)
+    features = np.stack(
+        [
+            network_features(subnet.plan.ops, table.predict(subnet.plan), subnet.plan.in_shape[0])
+            for subnet in fitted
+        ]
+    )
+    enough = len(fitted) >= FEWEST_FOR_NETWORKS
+    other = network_model_error(features, seen) if enough else None
+    audit = replace(audit, subnets=len(fitted), sums_error=error, networks_error=other)
+    model = None if audit.additive else fit_network_model(features, seen)
+    return replace(table, audit=audit, networks=model)
+
+
+def _sums(
+    stats: Mapping[OpKey, LatencyStat], subnets: Sequence[_Subnet], statistic: Statistic
+) -> NDArray[np.float64]:
+    return _floats([sum(_value(stats[op.key], statistic) for op in subnet.plan.ops) for subnet in subnets])
+
+
+def _seen(subnets: Sequence[_Subnet], statistic: Statistic) -> NDArray[np.float64]:
+    return _floats([_value(subnet.stat, statistic) for subnet in subnets])
 
 
 def _value(stat: LatencyStat, statistic: Statistic) -> float:

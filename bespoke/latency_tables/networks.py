@@ -11,6 +11,7 @@ Source: Rasmussen and Williams, Gaussian processes for machine learning (2006), 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from bespoke.supernet.architecture import Genomes, SearchSpace
 from bespoke.supernet.cost import BYTES_PER_VALUE, SlotTable, op_macs, op_weights
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import InvalidInput, Unavailable
 from bespoke.supernet.ops import Op
 
 Floats = NDArray[np.float64]
@@ -28,6 +29,9 @@ Floats = NDArray[np.float64]
 BYTES_PER_MB = 1e6
 MOST_ANCHORS = 10_000
 SMALLEST_FEATURE = 1e-9
+LENGTH_BOUNDS = (0.3, 100.0)
+NOISE_BOUNDS = (1e-6, 1.0)
+"""Of the length scales in standard deviations, and of the noise as a share of the targets' variance."""
 
 
 def op_weights_mb(op: Op) -> float:
@@ -145,6 +149,78 @@ def network_features(ops: Iterable[Op], sum_ms: float, resolution: int) -> Float
     running = list(ops)
     sums = [math.fsum(feature(op) for op in running) for feature in OP_FEATURES.values()]
     return np.array([sum_ms, *sums, resolution], np.float64)
+
+
+def fit_network_model(features: Floats, measured_ms: Floats) -> NetworkModel:
+    """Fit a model of whole networks.
+
+    Args:
+        features: (N, F), as ``network_features`` gives them; N >= 2.
+        measured_ms: (N,) what was measured, positive.
+
+    Raises:
+        InvalidInput: Features and measurements are not equally many, or fewer than 2.
+        Unavailable: scikit-learn is not installed.
+    """
+    if len(features) != len(measured_ms) or len(features) < 2:
+        raise InvalidInput(
+            f"network model: got {len(features)} networks and {len(measured_ms)} latencies; "
+            "expected as many of both, 2 at least"
+        )
+    logs = np.log(np.maximum(features, SMALLEST_FEATURE))
+    centre, deviation = logs.mean(axis=0), logs.std(axis=0)
+    spread = np.where(deviation > 1e-9, deviation, 1.0)
+    factors = np.log(measured_ms / np.maximum(features[:, 0], SMALLEST_FEATURE))
+    offset, unit = float(factors.mean()), float(factors.std()) or 1.0
+    anchors = (logs - centre) / spread
+    lengths, weights = _gaussian_process(anchors, (factors - offset) / unit)
+    return NetworkModel(
+        centre=tuple(centre.tolist()),
+        spread=tuple(spread.tolist()),
+        lengths=lengths,
+        anchors=tuple(map(tuple, anchors.tolist())),
+        weights=tuple((weights * unit).tolist()),
+        offset=offset,
+    )
+
+
+def network_model_error(features: Floats, measured_ms: Floats) -> float:
+    """Mean absolute relative error of a model of whole networks, each predicted by the others' model.
+
+    Args:
+        features: (N, F); N >= 3.
+        measured_ms: (N,), positive.
+
+    Raises:
+        Unavailable: scikit-learn is not installed.
+    """
+    errors = []
+    for i in range(len(features)):
+        others = np.arange(len(features)) != i
+        model = fit_network_model(features[others], measured_ms[others])
+        errors.append(abs(float(model.latency_ms(features[i : i + 1])[0]) / measured_ms[i] - 1))
+    return float(np.mean(errors))
+
+
+def _gaussian_process(inputs: Floats, targets: Floats) -> tuple[tuple[float, ...], Floats]:
+    """Length scales (F,) and anchor weights (A,), both by the most likely kernel."""
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    except ImportError as error:
+        raise Unavailable(
+            "a model of whole networks is fitted with scikit-learn: pip install 'bespoke-search[tables]'"
+        ) from error
+    kernel = ConstantKernel(1.0, (0.1, 100.0)) * RBF([2.0] * inputs.shape[1], LENGTH_BOUNDS)
+    process = GaussianProcessRegressor(kernel + WhiteKernel(0.01, NOISE_BOUNDS), random_state=0)
+    with warnings.catch_warnings():
+        # A length at its bound is a feature that tells nothing: not worth a word.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(inputs, targets)
+    smooth = process.kernel_.k1
+    lengths = np.broadcast_to(smooth.k2.length_scale, inputs.shape[1])
+    return tuple(lengths.tolist()), smooth.k1.constant_value * process.alpha_
 
 
 def _numbers(field: str, values: Any, count: int, positive: bool = False) -> tuple[float, ...]:

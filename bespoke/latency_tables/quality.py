@@ -16,8 +16,15 @@ from bespoke.supernet.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 
-FEWEST_FOR_ALL = 6
-"""With fewer subnets, only the scale is fitted: three parameters take at least twice as many."""
+FORMS = ((0,), (0, 1), (0, 2), (0, 3), (0, 1, 2), (0, 2, 3), (0, 1, 2, 3))
+"""Parameters of a correction, simplest form first: 0 scale, 1 overhead, 2 weights, 3 count of ops."""
+FEWEST_FOR_MORE = 6
+"""With fewer subnets, only the scale is fitted."""
+SUBNETS_PER_PARAMETER = 2
+SIMPLER = 1.05
+"""A simpler form is taken where its leave-one-out error is at most so many times the least one."""
+MOST_CANDIDATES = 20_000
+MOST_RESIDUALS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -135,62 +142,92 @@ class QualityCard:
         return QualityCard(**{**data, "points": _points(data.get("points", []))})
 
 
-def fit_correction(sums_ms: Floats, weights_mb: Floats, measured_ms: Floats) -> tuple[Correction, float]:
-    """Fit a correction by least absolute relative deviations, which one disturbed subnet does not move.
+def fit_correction(
+    sums_ms: Floats,
+    weights_mb: Floats,
+    measured_ms: Floats,
+    ops: Floats | None = None,
+    smallest_op_ms: float = 0.0,
+) -> tuple[Correction, float]:
+    """Fit a correction by least absolute relative deviations, which disturbed subnets hardly move.
 
-    Solved exactly: an optimum of a linear L1 problem passes through as many points as it has
-    parameters, so all such combinations are tried. Where none makes sense, or there are fewer
-    subnets than ``FEWEST_FOR_ALL``, only the scale is fitted.
+    An optimum of a linear L1 problem passes through as many points as it has parameters, so all
+    such combinations are tried (or ``MOST_CANDIDATES`` random ones, where there are more): up to
+    half of the subnets may be grossly off, as long as the others agree. Of the forms in ``FORMS``,
+    the simplest one is taken whose leave-one-out error is about the least.
 
     Args:
         sums_ms: (N,) sums of the ops of each subnet, N >= 1.
         weights_mb: (N,) megabytes of weights of each.
         measured_ms: (N,) what was measured, positive.
+        ops: (N,) number of ops of each; not a parameter where it is not given.
+        smallest_op_ms: Of the table. What is taken back per op is at most this, so that no op
+            makes a network faster.
 
     Returns:
         The correction, and its leave-one-out mean absolute relative error (infinite for N = 1).
+
+    Source: Hawkins, The accuracy of elemental set approximations for regression (JASA 1993).
     """
-    columns = np.stack([sums_ms, np.ones_like(sums_ms), weights_mb], axis=1) / measured_ms[:, None]
-    forms = ((0, 1, 2), (0,)) if len(columns) >= FEWEST_FOR_ALL else ((0,),)
-    for form in forms:
-        fit = _least_deviations(columns, form, float(sums_ms.min()))
-        if fit is not None:
-            (scale, overhead, weights), error = fit
-            return Correction(float(overhead), float(scale), float(weights)), error
-    return Correction(), math.inf
+    counts = np.zeros_like(sums_ms) if ops is None else ops
+    columns = np.stack([sums_ms, np.ones_like(sums_ms), weights_mb, counts], axis=1) / measured_ms[:, None]
+    enough = len(columns) if len(columns) >= FEWEST_FOR_MORE else 0
+    forms = [form for form in FORMS if len(form) == 1 or SUBNETS_PER_PARAMETER * len(form) <= enough]
+    fits = [_least_deviations(columns, form, smallest_op_ms) for form in forms]
+    found = [fit for fit in fits if fit is not None]
+    if not found:
+        return Correction(), math.inf
+    least = min(error for _, error in found)
+    (scale, overhead, weights, per_op), error = next(fit for fit in found if fit[1] <= SIMPLER * least + 1e-9)
+    return Correction(float(overhead), float(scale), float(weights), float(per_op)), error
 
 
 def _least_deviations(
-    columns: Floats, form: tuple[int, ...], smallest_ms: float
+    columns: Floats, form: tuple[int, ...], smallest_op_ms: float
 ) -> tuple[Floats, float] | None:
-    """Coefficients (scale, overhead, weights) of the form, and the leave-one-out error.
+    """Coefficients (scale, overhead, weights, ops) of the form, and the leave-one-out error.
 
-    ``columns`` are divided by the measurement, so that every target is 1. A line makes sense where
-    more ops and more weights never make a network faster, and a negative overhead takes back at
-    most half of the smallest sum. None where no combination of points determines such a line.
+    ``columns`` are divided by the measurement, so that every target is 1. None where no
+    combination of points determines sensible coefficients.
     """
-    count, size = len(columns), len(form)
-    chosen = np.array(list(itertools.combinations(range(count), size)), np.int64).reshape(-1, size)
-    systems = columns[chosen][:, :, form]
-    solvable = np.abs(np.linalg.det(systems)) > 1e-9 if len(systems) else np.zeros(0, bool)
+    chosen = _combinations(len(columns), len(form))
+    unit = np.abs(columns).mean(axis=0)[list(form)]
+    systems = columns[chosen][:, :, form] / np.where(unit > 0, unit, 1)
+    solvable = np.abs(np.linalg.det(systems)) > 1e-10 if len(systems) else np.zeros(0, bool)
     chosen, systems = chosen[solvable], systems[solvable]
-    coefficients = np.zeros((len(chosen), 3))
-    coefficients[:, form] = np.linalg.solve(systems, np.ones((len(chosen), size, 1)))[:, :, 0]
-    residuals = np.abs(coefficients @ columns.T - 1)
-    scale, overhead, weights = coefficients.T
-    sensible = (scale > 0) & (weights >= 0) & (overhead >= -scale * smallest_ms / 2)
-    chosen, coefficients, residuals = chosen[sensible], coefficients[sensible], residuals[sensible]
+    coefficients = np.zeros((len(chosen), columns.shape[1]))
+    coefficients[:, form] = np.linalg.solve(systems, np.ones((*systems.shape[:2], 1)))[:, :, 0] / unit
+    sensible = _sensible(coefficients, columns, smallest_op_ms)
+    chosen, coefficients = chosen[sensible], coefficients[sensible]
     if not len(chosen):
         return None
+    residuals = np.abs(coefficients @ columns.T - 1)
     totals = residuals.sum(axis=1)
     left_out = []
-    for i in range(count):
+    for i in range(len(columns)):
         others = ~(chosen == i).any(axis=1)
         if others.any():
             without = np.where(others, totals - residuals[:, i], np.inf)
             left_out.append(residuals[without.argmin(), i])
     error = float(np.mean(left_out)) if left_out else math.inf
     return coefficients[totals.argmin()], error
+
+
+def _combinations(count: int, size: int) -> NDArray[np.int64]:
+    """Which points determine each candidate, shape (M, size): all of them, or random ones."""
+    most = min(MOST_CANDIDATES, max(1, MOST_RESIDUALS // count))
+    if math.comb(count, size) <= most:
+        return np.array(list(itertools.combinations(range(count), size)), np.int64).reshape(-1, size)
+    drawn = np.sort(np.random.default_rng(0).integers(0, count, (most, size)), axis=1)
+    return drawn[(np.diff(drawn, axis=1) > 0).all(axis=1)]
+
+
+def _sensible(coefficients: Floats, columns: Floats, smallest_op_ms: float) -> NDArray[np.bool_]:
+    """Whether more work never makes a network faster, and at most half of a sum is taken back. (M,)."""
+    scale, overhead, weights, per_op = coefficients.T
+    back = overhead[:, None] * columns[:, 1] + per_op[:, None] * columns[:, 3]
+    kept = (back >= -scale[:, None] * columns[:, 0] / 2).all(axis=1)
+    return (scale > 0) & (weights >= 0) & (per_op >= -scale * smallest_op_ms) & kept
 
 
 def quality_card(
