@@ -175,16 +175,23 @@ def plan_profiling(
     return ProfilingPlan(tuple(entries), wanted.rounds, effort, seed, wanted.timing)
 
 
-def entry_onnx(entry: ProfilingEntry, space: SearchSpace) -> bytes:
+def entry_onnx(entry: ProfilingEntry, space: SearchSpace, precision: str = "fp32") -> bytes:
     """The network to measure for an entry, with random weights; the same bytes every time.
 
+    Args:
+        entry: An op, or a whole network.
+        space: The space that it is of.
+        precision: Of the device's profile: ``fp32`` or ``int8``. An INT8 op takes and gives what it
+            does inside a network, so that the ops' times add up.
+
     Raises:
+        InvalidInput: There is no such precision.
         Unavailable: The onnx package is not installed.
     """
     from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 
     plan = op_plan(parse_key(entry.key)) if entry.key else entry_plan(entry, space)
-    return write_onnx(plan, random_weights(plan))
+    return write_onnx(plan, random_weights(plan), precision=precision, inner=entry.key is not None)
 
 
 # What to measure

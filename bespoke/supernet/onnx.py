@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -28,6 +28,7 @@ from bespoke import __version__
 from bespoke.supernet.architecture import Plan
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.ops import Op
+from bespoke.supernet.quantization import ActivationRanges, quantize
 
 FoldedWeights = Mapping[str, NDArray[np.float32]]
 
@@ -35,6 +36,9 @@ OPSET = 17
 """Has every operator used here (HardSwish came with 14) and is read by runtimes since 2022."""
 IR_VERSION = 8
 INPUT, OUTPUT = "image", "logits"
+Precision = Literal["fp32", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+IMAGE_CHANNELS = 3
 
 
 def weight_shapes(op: Op) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -86,6 +90,9 @@ def write_onnx(
     plan: Plan,
     weights: FoldedWeights,
     *,
+    precision: str = "fp32",
+    ranges: ActivationRanges | None = None,
+    inner: bool = False,
     metadata: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
     route: int = 0,
@@ -95,6 +102,12 @@ def write_onnx(
     Args:
         plan: A static plan, or a routed one of which one route is written.
         weights: Folded weights of every op on the route.
+        precision: ``fp32``, or ``int8`` as QDQ (see ``quantization``).
+        ranges: Of INT8's activations, by site; expected ones where none are given.
+        inner: The plan is a part of a network, written to be measured. In INT8 it then takes and
+            gives what it would inside, so that the times of parts add up to that of the whole: U8,
+            with channels last around convolutions, but for an image (3 channels) and for logits.
+            Makes no difference in float.
         metadata: Key-value pairs for the model's metadata.
         dynamic_batch: Leave the batch open; otherwise it is 1.
         route: Index of the route.
@@ -103,29 +116,36 @@ def write_onnx(
         The serialised model. Input ``image`` is float32 NCHW, output ``logits``.
 
     Raises:
-        InvalidInput: A weight is missing or has another shape.
+        InvalidInput: A weight is missing or has another shape, a range is missing, or there is no
+            such precision.
     """
+    if precision not in PRECISIONS:
+        raise InvalidInput(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
     graph = _Graph(weights)
-    values = {(-1, 0): INPUT}
-    shape = plan.in_shape
-    for s in plan.routes[route].segments:
-        segment = plan.segments[s]
-        for i, op in enumerate(segment.ops):
-            first = op.inputs[0]
-            source = values[(s, first) if first >= 0 else plan.origin(s, ~first)]
-            values[s, i] = graph.add_op(op, source, f"{segment.name}.{i}")
-            shape = op.out_shape
-    batch: int | str = "N" if dynamic_batch else 1
-    height, width, channels = plan.in_shape
-    flat = plan.segments[plan.routes[route].segments[-1]].ops[-1].kind == "linear"
-    out_shape = [batch, shape[2]] if flat else [batch, shape[2], shape[0], shape[1]]
-    graph.nodes[-1].output[0] = OUTPUT
+    out_shape, flat = graph.add_route(plan, route)
+    float_in = not inner or precision == "fp32" or plan.in_shape[2] == IMAGE_CHANNELS
+    float_out = not inner or precision == "fp32" or flat
+    nodes, arrays = graph.nodes, graph.arrays
+    channels_last = inner and any(node.op_type == "Conv" for node in nodes)
+    if precision == "int8":
+        written = quantize(
+            nodes,
+            arrays,
+            ranges,
+            source=INPUT,
+            float_in=float_in,
+            float_out=float_out,
+            channels_last=channels_last,
+        )
+        nodes, arrays = list(written.nodes), written.arrays
+    nodes[-1].output[0] = OUTPUT
+    batch = "N" if dynamic_batch else 1
     proto = helper.make_graph(
-        graph.nodes,
+        nodes,
         "bespoke",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, channels, height, width])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, out_shape)],
-        graph.initializers,
+        [_tensor(INPUT, batch, plan.in_shape, is_float=float_in, channels_last=channels_last)],
+        [_tensor(OUTPUT, batch, out_shape, is_float=float_out, channels_last=channels_last, flat=flat)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     model = helper.make_model(
         proto,
@@ -143,13 +163,44 @@ def read_metadata(model: bytes) -> dict[str, str]:
     return {prop.key: prop.value for prop in onnx.load_model_from_string(model).metadata_props}
 
 
+def _tensor(
+    name: str,
+    batch: int | str,
+    shape: tuple[int, int, int],
+    *,
+    is_float: bool,
+    channels_last: bool,
+    flat: bool = False,
+) -> onnx.ValueInfoProto:
+    """An end of the graph, of this (H, W, C)."""
+    height, width, channels = shape
+    if is_float:
+        sides = [] if flat else [height, width]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, *sides])
+    sides = [*shape] if channels_last else [channels, height, width]
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, *sides])
+
+
 class _Graph:
     """Nodes and initialisers while they are being written."""
 
     def __init__(self, weights: FoldedWeights) -> None:
         self._weights = weights
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.arrays: dict[str, NDArray[np.float32]] = {}
+
+    def add_route(self, plan: Plan, route: int) -> tuple[tuple[int, int, int], bool]:
+        """Append every op of a route; returns the result's (H, W, C), and whether it is flat."""
+        values = {(-1, 0): INPUT}
+        shape, flat = plan.in_shape, False
+        for s in plan.routes[route].segments:
+            segment = plan.segments[s]
+            for i, op in enumerate(segment.ops):
+                first = op.inputs[0]
+                source = values[(s, first) if first >= 0 else plan.origin(s, ~first)]
+                values[s, i] = self.add_op(op, source, f"{segment.name}.{i}")
+                shape, flat = op.out_shape, op.kind == "linear"
+        return shape, flat
 
     def add_op(self, op: Op, source: str, label: str) -> str:
         """Append one op's nodes; returns the name of its result."""
@@ -208,8 +259,7 @@ class _Graph:
         return f"{label}.out"
 
     def _constant(self, name: str, value: float) -> str:
-        if all(tensor.name != name for tensor in self.initializers):
-            self.initializers.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        self.arrays[name] = np.array(value, np.float32)
         return name
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> str:
@@ -217,6 +267,5 @@ class _Graph:
         if found is None or found.shape != shape:
             got = None if found is None else found.shape
             raise InvalidInput(f"folded weight {name!r}: got {got}, expected shape {shape}")
-        tensor = np.ascontiguousarray(found, np.float32)
-        self.initializers.append(numpy_helper.from_array(tensor, name))
+        self.arrays[name] = np.ascontiguousarray(found, np.float32)
         return name
