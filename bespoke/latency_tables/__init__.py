@@ -2,6 +2,7 @@
 
 from bespoke.latency_tables.audit import AdditivityAudit
 from bespoke.latency_tables.building import build_table
+from bespoke.latency_tables.exchange import csv_text, read_csv, write_csv, write_official
 from bespoke.latency_tables.networks import NetworkModel
 from bespoke.latency_tables.official import read_official
 from bespoke.latency_tables.profile import DeviceProfile
@@ -15,12 +16,13 @@ from bespoke.latency_tables.profiling import (
     plan_profiling,
 )
 from bespoke.latency_tables.quality import Correction, QualityCard
+from bespoke.latency_tables.reading import read_table
+from bespoke.latency_tables.reports import check_reports
 from bespoke.latency_tables.table import (
     LatencyStat,
     LatencyTable,
     TablePricer,
     covered_space,
-    read_table,
 )
 from bespoke.latency_tables.timing import Timing
 
@@ -40,9 +42,14 @@ __all__ = [
     "TablePricer",
     "Timing",
     "build_table",
+    "check_reports",
     "covered_space",
+    "csv_text",
     "entry_onnx",
     "plan_profiling",
+    "read_csv",
     "read_official",
     "read_table",
+    "write_csv",
+    "write_official",
 ]

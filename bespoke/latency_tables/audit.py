@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from bespoke.latency_tables.plausibility import is_number, short
 from bespoke.supernet.errors import InvalidInput
 
 REPEATS = 3.0
@@ -83,9 +83,8 @@ class AdditivityAudit:
         for name, value in data.items():
             if name == "networks_error" and value is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf or (name == "subnets" and type(value) is not int):
+            if not is_number(value, 0.0) or (name == "subnets" and not isinstance(value, int)):
                 raise InvalidInput(
-                    f"additivity audit, {name}: got {value!r}, expected a number of at least 0"
+                    f"additivity audit, {name}: got {short(value)}, expected a number of at least 0"
                 )
         return AdditivityAudit(**data)

@@ -25,6 +25,7 @@ from bespoke.latency_tables.plausibility import UNIT_FACTOR
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.profiling import ProfilingPlan, Report, entry_plan
 from bespoke.latency_tables.quality import Correction, Floats, fit_correction, quality_card
+from bespoke.latency_tables.reports import check_samples
 from bespoke.latency_tables.table import LatencyStat, LatencyTable, Statistic
 from bespoke.latency_tables.timing import LOW_QUANTILE
 from bespoke.supernet.agreement import conformal_half_width
@@ -82,6 +83,7 @@ def build_table(
 
     Raises:
         TableIncomplete: An op has neither samples nor a place in ``base``.
+        MeasurementInvalid: A time is not finite, not positive or absurd.
         InvalidInput: No validation subnet has samples, or ops and subnets are in different units.
         Unavailable: Sums fail, and scikit-learn, which fits the other model, is not installed.
     """
@@ -148,15 +150,18 @@ class _Measured:
 
     @staticmethod
     def collect(plan: ProfilingPlan, reports: Iterable[Report]) -> _Measured:
-        """Sort reports by entry; those of unknown entries, and samples that are no times, are dropped."""
+        """Sort reports by entry; those of unknown entries are dropped.
+
+        Raises:
+            MeasurementInvalid: A time is not finite, not positive or absurd.
+        """
         wanted = {entry.id for entry in plan.entries}
+        came = [report for report in reports if report.entry_id in wanted]
+        check_samples(came)
         raw: dict[str, dict[int, Floats]] = {}
         errors: dict[str, str] = {}
-        for report in reports:
-            if report.entry_id not in wanted:
-                continue
+        for report in came:
             samples = np.asarray(report.samples_ms, np.float64)
-            samples = samples[np.isfinite(samples) & (samples > 0)]
             if report.error or not samples.size:
                 errors[report.entry_id] = report.error or "no samples"
                 continue

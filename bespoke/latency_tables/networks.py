@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bespoke.latency_tables.plausibility import is_number, short
 from bespoke.supernet.architecture import Genomes, SearchSpace
 from bespoke.supernet.cost import BYTES_PER_VALUE, SlotTable, op_macs, op_weights
 from bespoke.supernet.errors import InvalidInput, Unavailable
@@ -109,7 +110,7 @@ class NetworkModel:
             raise InvalidInput(f"network model: got {got}, expected the fields {['features', *names]}")
         if data["features"] != list(FEATURES):
             raise InvalidInput(
-                f"network model: got the features {data['features']!r}, expected {list(FEATURES)}"
+                f"network model: got the features {short(data['features'])}, expected {list(FEATURES)}"
             )
         anchors = data["anchors"]
         if not isinstance(anchors, list | tuple) or len(anchors) > MOST_ANCHORS:
@@ -226,11 +227,10 @@ def _gaussian_process(inputs: Floats, targets: Floats) -> tuple[tuple[float, ...
 def _numbers(field: str, values: Any, count: int, positive: bool = False) -> tuple[float, ...]:
     """Exactly ``count`` finite numbers, or an error that says which is none."""
     if not isinstance(values, list | tuple) or len(values) != count:
-        got = f"{len(values)} values" if isinstance(values, list | tuple) else repr(values)
+        got = f"{len(values)} values" if isinstance(values, list | tuple) else short(values)
         raise InvalidInput(f"network model, {field}: got {got}, expected {count} numbers")
     for i, value in enumerate(values):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (positive and value <= 0):
+        if not is_number(value) or (positive and value <= 0):
             expected = "a positive number" if positive else "a finite number"
-            raise InvalidInput(f"network model, {field}[{i}]: got {value!r}, expected {expected}")
+            raise InvalidInput(f"network model, {field}[{i}]: got {short(value)}, expected {expected}")
     return tuple(float(value) for value in values)

@@ -1,4 +1,4 @@
-"""Reads the latency tables that the Once-for-All authors published into ours.
+"""Reads the latency tables that the Once-for-All authors published into ours, and writes ours as theirs.
 
 A file is YAML, one a device and input resolution: key to ``{count, mean, std}``, the mean in ms.
 The keys of the MobileNetV3 space, and the ops that they time:
@@ -7,7 +7,8 @@ The keys of the MobileNetV3 space, and the ops that they time:
     expanded_conv-input:...-output:...-expand:MID-kernel:k-stride:s-idskip:0|1-se:0|1-hs:0|1
     Conv_1, AvgPool2D, Conv_2, Logits                 final expansion, pool, feature mix, classifier
 
-A network's latency is the plain sum of its entries. Files of several resolutions time some shapes
+A network's latency is the plain sum of its entries: what is written holds the correction already,
+and the overhead is on the stem, which every network has once. Files of several resolutions time some shapes
 again (the 1x1 feature mix in all of them); each network is priced by its own resolution's file.
 
 Source: Cai et al., Once-for-All (ICLR 2020), and the files beside its code.
@@ -20,11 +21,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
+from bespoke.latency_tables.files import read_text, write_whole
+from bespoke.latency_tables.plausibility import MOST_KEY, latency_problem, odd_units, short
 from bespoke.latency_tables.profile import DeviceProfile
-from bespoke.latency_tables.table import LatencyStat, LatencyTable
-from bespoke.supernet.errors import FileInvalid, Unavailable
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, covered_space, slot_ops
+from bespoke.supernet.architecture import SearchSpace
+from bespoke.supernet.errors import FileInvalid, InvalidInput, Unavailable
 from bespoke.supernet.ops import Op, OpKey
 
 _SHAPE = r"(\d+)x(\d+)x(\d+)"
@@ -74,7 +79,7 @@ def read_official(paths: Sequence[Path]) -> LatencyTable:
             for resolution, stat in stats_of_key.items():
                 own[resolution][key] = stat
     return LatencyTable(
-        profile=_profile(paths[0]),
+        profile=unknown_profile(paths[0].resolve().parent.name, "published Once-for-All latency table"),
         stats={key: _pooled(list(stats.values())) for key, stats in by_key.items()},
         statistic="mean",
         by_resolution=dict(own),
@@ -89,6 +94,78 @@ def op_of(key: str) -> Op | None:
         if match:
             return _op(kind, [int(number) for number in match.groups()])
     return None
+
+
+def write_official(table: LatencyTable, space: SearchSpace, folder: Path) -> list[Path]:
+    """Write a table as published ones are, one file a resolution that the table covers.
+
+    The entries of a network sum to ``table.predict`` of it; their ``count`` is the number of
+    samples, and there is no ``std``, which a table does not keep.
+
+    Args:
+        table: Its sums must price, since nothing else can be written so.
+        space: A MobileNetV3 space; published tables name no other ops.
+        folder: Where ``<resolution>_lookup_table.yaml`` are put, all of them or none.
+
+    Returns:
+        The files, by resolution.
+
+    Raises:
+        InvalidInput: A model of whole networks prices, or an op has no published key, or adds
+            nothing.
+        TableIncomplete: The table covers no resolution of the space.
+        Unavailable: PyYAML is not installed.
+    """
+    yaml = _yaml()
+    if table.networks is not None:
+        raise InvalidInput(
+            "a model of whole networks prices with this table, and a published table knows sums only: "
+            "export it as JSON"
+        )
+    resolutions = covered_space(table, space).dimensions[-1].choices
+    files: dict[Path, str | bytes] = {}
+    for resolution in resolutions:
+        entries: dict[str, dict[str, float | int]] = {}
+        for at, op in slot_ops(space):
+            if op is not None and at in (None, resolution):
+                text = key_of(op)
+                overhead = table.correction.overhead_ms if text.startswith("Conv-") else 0.0
+                mean, samples = overhead + table.op_ms(op, resolution), table.stats[op.key].samples
+                if mean <= 0:
+                    raise InvalidInput(
+                        f"op {op.key} adds {mean:g} ms with its correction; a published table takes "
+                        "positive ms only: export it as JSON"
+                    )
+                entries[text] = {"count": samples, "mean": mean}
+        files[folder / f"{resolution}_lookup_table.yaml"] = yaml.safe_dump(entries)
+    write_whole(files)
+    return list(files)
+
+
+def key_of(op: Op) -> str:
+    """The published key of an op of the MobileNetV3 space; ``op_of`` reads it back.
+
+    Raises:
+        InvalidInput: Published tables have no such op.
+    """
+    (h, w, c), (out_h, out_w, out) = op.in_shape, op.out_shape
+    shapes = f"input:{h}x{w}x{c}-output:{out_h}x{out_w}x{out}"
+    if op.kind == "mbconv":
+        flags = f"idskip:{op.skip:d}-se:{op.se:d}-hs:{op.activation == 'hswish':d}"
+        text = (
+            f"expanded_conv-{shapes}-expand:{op.mid_channels}-kernel:{op.kernel}-stride:{op.stride}-{flags}"
+        )
+    elif op.kind == "conv":
+        text = f"{'Conv' if op.kernel > 1 else 'Conv_1' if op.norm else 'Conv_2'}-{shapes}"
+    else:
+        text = f"AvgPool2D-{shapes}" if op.kind == "pool" else f"Logits-input:{h}x{w}x{c}-output:{out}"
+    known = op_of(text)
+    if known is None or known.key != op.key:
+        raise InvalidInput(
+            f"op {op.key} has no key in published tables, which know the MobileNetV3 space only: "
+            "export the table as JSON or CSV"
+        )
+    return text
 
 
 def _op(kind: str, numbers: list[int]) -> Op:
@@ -120,12 +197,14 @@ def _read_file(path: Path) -> tuple[int, dict[OpKey, LatencyStat]]:
     resolutions: set[int] = set()
     stats: dict[OpKey, LatencyStat] = {}
     for text, entry in _load_yaml(path).items():
-        op = op_of(str(text))
+        op = op_of(str(text)) if len(str(text)) <= MOST_KEY else None
         if op is None:
             raise FileInvalid(
-                path, f"key {text!r} is none of a published Once-for-All MobileNetV3 table, such as "
+                path, f"key {short(text)} is none of a published Once-for-All MobileNetV3 table, such as "
                 "'Conv-input:224x224x3-output:112x112x24'",
             )  # fmt: skip
+        if op.key in stats:
+            raise FileInvalid(path, f"key {text!r} is a second entry of the op {op.key}")
         stats[op.key] = _stat(path, str(text), entry)
         if str(text).startswith("Conv-"):
             resolutions.add(op.in_shape[0])
@@ -133,31 +212,58 @@ def _read_file(path: Path) -> tuple[int, dict[OpKey, LatencyStat]]:
         raise FileInvalid(
             path, f"expected one 'Conv-input:...' entry, whose side is the resolution; got {len(resolutions)}"
         )
+    for key, expected_ms in odd_units({key: stat.mean_ms for key, stat in stats.items()}).items():
+        raise FileInvalid(
+            path, f"op {key}: got {stats[key].mean_ms:g} ms where ops of about as much work take "
+            f"{expected_ms:.3g} ms; is it in another unit?"
+        )  # fmt: skip
     return resolutions.pop(), stats
 
 
-def _load_yaml(path: Path) -> Mapping[Any, Any]:
+def _yaml() -> ModuleType:
     try:
         import yaml
     except ImportError as error:
         raise Unavailable("published latency tables are YAML: pip install pyyaml") from error
+    return yaml
+
+
+def _load_yaml(path: Path) -> Mapping[Any, Any]:
+    yaml = _yaml()
+    text = read_text(path, "a published Once-for-All latency table")
     try:
-        data = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = yaml.load(text, Loader=_distinct_loader(yaml))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise FileInvalid(path, f"expected a published Once-for-All latency table; {error}") from error
     if not isinstance(data, Mapping) or not data:
         raise FileInvalid(path, "expected a published Once-for-All latency table: key to {count, mean, std}")
     return data
 
 
+def _distinct_loader(yaml: ModuleType) -> Any:
+    """A safe loader to which a key that stands twice is an error; the library's own takes the last one."""
+
+    class Distinct(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            """The mapping, whose keys differ."""
+            names = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"the key {twice!r} stands {names.count(twice)} times")
+            return super().construct_mapping(node, deep)
+
+    return Distinct
+
+
 def _stat(path: Path, key: str, entry: Any) -> LatencyStat:
     fields = entry if isinstance(entry, Mapping) else {}
     mean, count = fields.get("mean"), fields.get("count", 1)
-    if not isinstance(mean, int | float) or not isinstance(count, int) or not 0 <= mean < math.inf:
-        raise FileInvalid(
-            path, f"entry {key!r}: got {entry!r}, expected {{count, mean, std}}, the mean in ms"
-        )
-    return LatencyStat(float(mean), float(mean), float(mean), count, 0)
+    problem = latency_problem(mean)
+    if problem or type(count) is not int or count < 0:
+        problem = problem or f"got count {count!r}, expected a count of at least 0"
+        raise FileInvalid(path, f"entry {key!r}: {problem}; expected {{count, mean, std}}, the mean in ms")
+    ms = float(cast(float, mean))
+    return LatencyStat(ms, ms, ms, count, 0)
 
 
 def _pooled(stats: Sequence[LatencyStat]) -> LatencyStat:
@@ -167,14 +273,20 @@ def _pooled(stats: Sequence[LatencyStat]) -> LatencyStat:
     return stats[0] if len(stats) == 1 else LatencyStat(mean, mean, mean, samples, 0)
 
 
-def _profile(path: Path) -> DeviceProfile:
+def unknown_profile(device: str, source: str) -> DeviceProfile:
+    """The profile of a table whose file tells nothing of its device.
+
+    Args:
+        device: A label.
+        source: What the file is.
+    """
     return DeviceProfile(
-        device=path.resolve().parent.name or "unknown",
+        device=device or "unknown",
         runtime="unknown",
         runtime_version="unknown",
         provider="unknown",
         threads=0,
         precision="fp32",
         batch=1,
-        fingerprint={"source": "published Once-for-All latency table"},
+        fingerprint={"source": source},
     )

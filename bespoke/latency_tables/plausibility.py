@@ -10,7 +10,7 @@ import numpy as np
 
 from bespoke.latency_tables.timing import LONGEST_MS
 from bespoke.supernet.cost import op_macs, op_weights
-from bespoke.supernet.ops import Op, parse_key
+from bespoke.supernet.ops import Op, OpKey, parse_key
 
 SHORTEST_MS = 1e-6
 """A nanosecond: no runtime starts an op in less."""
@@ -24,16 +24,30 @@ WINDOW = 9
 """An op is compared with the median of so many ops of about as much work."""
 
 
+HUGE = 1e15
+MOST_KEY = 200
+"""Characters of an op key; real ones have fewer than 60."""
+
+
+def is_number(value: Any, least: float = -HUGE, most: float = HUGE) -> bool:
+    """Whether a value that came from outside is a number between two others, and so finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
 def latency_problem(value: Any) -> str | None:
     """What is wrong with a latency in ms; None where nothing is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"got {value!r}, expected a number of ms"
-    if not SHORTEST_MS <= value <= LONGEST_MS:
-        return f"got {value!r}, expected ms from {SHORTEST_MS:g} to {LONGEST_MS:g}"
-    return None
+    if is_number(value, SHORTEST_MS, LONGEST_MS):
+        return None
+    return f"got {short(value)}, expected ms from {SHORTEST_MS:g} to {LONGEST_MS:g}"
 
 
-def odd_units(ops_ms: Mapping[str, float]) -> dict[str, float]:
+def short(value: Any) -> str:
+    """A value as messages show it."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < HUGE else "a huge number"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def odd_units(ops_ms: Mapping[OpKey, float]) -> dict[OpKey, float]:
     """Ops whose latency is not in the unit of the ops of about as much work.
 
     Args:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from bespoke.latency_tables.plausibility import is_number
 from bespoke.supernet.errors import InvalidInput
 
 
@@ -69,7 +70,7 @@ class DeviceProfile:
         facts = data["fingerprint"]
         _expect(isinstance(facts, Mapping), "fingerprint", facts, "an object")
         for fact, value in facts.items():
-            plain = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+            plain = isinstance(value, str) or is_number(value)
             _expect(plain, f"fingerprint.{fact}", value, "a text or a number")
         return DeviceProfile(
             **{name: data[name] for name in data if name != "fingerprint"}, fingerprint=dict(facts)

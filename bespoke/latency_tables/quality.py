@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bespoke.latency_tables.plausibility import is_number, latency_problem, short
 from bespoke.supernet.agreement import kendall_tau, spearman
 from bespoke.supernet.errors import InvalidInput
 
@@ -24,6 +25,7 @@ SUBNETS_PER_PARAMETER = 2
 SIMPLER = 1.05
 """A simpler form is taken where its leave-one-out error is at most so many times the least one."""
 MOST_CANDIDATES = 20_000
+ROUNDING = 1e-6
 MOST_RESIDUALS = 4_000_000
 
 
@@ -72,8 +74,8 @@ class Correction:
             got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise InvalidInput(f"correction: got {got}, expected the fields {sorted(names)}")
         for name, value in data.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise InvalidInput(f"correction, {name}: got {value!r}, expected a finite number")
+            if not is_number(value):
+                raise InvalidInput(f"correction, {name}: got {short(value)}, expected a finite number")
         if data["scale"] < 0:
             raise InvalidInput(f"correction, scale: got {data['scale']!r}, expected at least 0")
         return Correction(**{name: float(value) for name, value in data.items()})
@@ -262,20 +264,21 @@ def quality_card(
 
 def _check_card_field(name: str, value: Any) -> None:
     count = name in ("subnets", "samples", "rejected")
-    least = -1.0 if name in ("spearman", "kendall") else 0.0
-    number = isinstance(value, int if count else int | float) and not isinstance(value, bool)
-    if not number or not least <= value < math.inf:
+    least = -1.0 - ROUNDING if name in ("spearman", "kendall") else 0.0
+    if not is_number(value, least) or (count and not isinstance(value, int)):
         expected = "a whole number" if count else "a number"
-        raise InvalidInput(f"quality card, {name}: got {value!r}, expected {expected} of at least {least:g}")
+        raise InvalidInput(
+            f"quality card, {name}: got {short(value)}, expected {expected} of at least {least:g}"
+        )
 
 
 def _points(data: Any) -> tuple[tuple[float, float], ...]:
     if not isinstance(data, list | tuple):
-        raise InvalidInput(f"quality card, points: got {data!r}, expected pairs of ms")
+        raise InvalidInput(f"quality card, points: got {short(data)}, expected pairs of ms")
     for i, point in enumerate(data):
         pair = isinstance(point, list | tuple) and len(point) == 2
-        if not pair or not all(type(ms) in (int, float) and 0 < ms < math.inf for ms in point):
+        if not pair or any(map(latency_problem, point)):
             raise InvalidInput(
-                f"quality card, points[{i}]: got {point!r}, expected [predicted, measured] in positive ms"
+                f"quality card, points[{i}]: got {short(point)}, expected [predicted, measured] in ms"
             )
     return tuple((float(predicted), float(measured)) for predicted, measured in data)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.latency_tables.audit import AdditivityAudit
+from bespoke.latency_tables.files import parse_json, read_text, write_whole
 from bespoke.latency_tables.networks import (
     BYTES_PER_MB,
     FeatureTable,
     NetworkModel,
     network_features,
     op_weights_mb,
+)
+from bespoke.latency_tables.plausibility import (
+    MOST_KEY,
+    UNIT_FACTOR,
+    is_number,
+    latency_problem,
+    odd_units,
+    short,
 )
 from bespoke.latency_tables.profile import DeviceProfile, canonical_digest
 from bespoke.latency_tables.quality import Correction, QualityCard
@@ -38,10 +48,11 @@ __all__ = [
     "QualityCard",
     "TablePricer",
     "covered_space",
-    "read_table",
+    "slot_ops",
 ]
 
 FORMAT = "bespoke-latency-table/1"
+MOST_OPS = 100_000
 
 Statistic = Literal["low", "median", "mean"]
 Source = Literal["ops", "networks", "few-shot", "published"]
@@ -147,13 +158,13 @@ class LatencyTable:
 
     def missing(self, space: SearchSpace) -> tuple[OpKey, ...]:
         """The ops of a space that the table lacks, in the space's order."""
-        return tuple(dict.fromkeys(op.key for _, op in _slot_ops(space) if op and op.key not in self.stats))
+        return tuple(dict.fromkeys(op.key for _, op in slot_ops(space) if op and op.key not in self.stats))
 
     def covered_resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """The resolutions of a space of which the table has every op."""
         resolutions = space.dimensions[-1].choices
         uncovered: set[int] = set()
-        for resolution, op in _slot_ops(space):
+        for resolution, op in slot_ops(space):
             if op and op.key not in self.stats:
                 uncovered |= set(resolutions) if resolution is None else {resolution}
         return tuple(r for r in resolutions if r not in uncovered)
@@ -200,37 +211,35 @@ class LatencyTable:
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise InvalidInput(f"latency table: got format {got!r}, expected {FORMAT!r}")
-        try:
-            table = LatencyTable(
+            raise InvalidInput(f"latency table: got format {short(got)}, expected {FORMAT!r}")
+        _expect_fields(data)
+        by_resolution = data.get("by_resolution", {})
+        _expect(isinstance(by_resolution, Mapping), "by_resolution", by_resolution, "an object")
+        for side in by_resolution:
+            plain = isinstance(side, str) and re.fullmatch("[1-9][0-9]{0,4}", side)
+            _expect(plain, "by_resolution", side, "the sides of inputs in pixels")
+        return _checked(
+            LatencyTable(
                 profile=DeviceProfile.from_json(data["profile"]),
-                stats=_stats_from_json(data["stats"]),
+                stats=_stats_from_json("stats", data["stats"]),
                 correction=Correction.from_json(data["correction"]),
-                quality=QualityCard.from_json(data["quality"]) if data["quality"] else None,
+                quality=QualityCard.from_json(data["quality"]) if data["quality"] is not None else None,
                 interval=float(data["interval"]),
                 statistic=data["statistic"],
                 by_resolution={
-                    int(resolution): _stats_from_json(stats)
-                    for resolution, stats in data.get("by_resolution", {}).items()
+                    int(side): _stats_from_json(f"by_resolution.{side}", stats)
+                    for side, stats in by_resolution.items()
                 },
                 source=data.get("source", "ops"),
                 provisional=data.get("provisional", False),
-                networks=NetworkModel.from_json(data["networks"]) if data.get("networks") else None,
-                audit=AdditivityAudit.from_json(data["audit"]) if data.get("audit") else None,
+                networks=NetworkModel.from_json(data["networks"]) if "networks" in data else None,
+                audit=AdditivityAudit.from_json(data["audit"]) if "audit" in data else None,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidInput(f"latency table: {type(error).__name__}: {error}") from error
-        if table.statistic not in STATISTICS or not 0 <= table.interval < math.inf:
-            raise InvalidInput(
-                f"latency table: got statistic {table.statistic!r} and interval {table.interval!r}, "
-                f"expected one of {list(STATISTICS)} and a share"
-            )
-        return table
+        )
 
     def save(self, path: Path) -> None:
-        """Write the table as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the table as JSON, whole or not at all."""
+        write_whole({path: json.dumps(self.to_json(), indent=1) + "\n"})
 
     @staticmethod
     def load(path: Path) -> LatencyTable:
@@ -239,14 +248,20 @@ class LatencyTable:
         Raises:
             FileInvalid: The file is missing, or is no table of ours.
         """
+        text = read_text(path)
         try:
-            return LatencyTable.from_json(json.loads(path.read_text()))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise FileInvalid(path, f"expected a latency table as JSON; {error}") from error
-        except FileInvalid:
-            raise
+            return LatencyTable.parse(text)
         except BespokeError as error:
-            raise FileInvalid(path, str(error)) from error
+            raise FileInvalid(path, f"expected a latency table as JSON; {error}") from error
+
+    @staticmethod
+    def parse(text: str | bytes) -> LatencyTable:
+        """Read the text of a table; unlike ``from_json`` this sees keys that stand there twice.
+
+        Raises:
+            InvalidInput: Names what is wrong and what was expected.
+        """
+        return LatencyTable.from_json(parse_json(text))
 
     def _route_ms(self, ops: Sequence[Op], resolution: int) -> float:
         sum_ms = self.correction.overhead_ms + math.fsum(self.op_ms(op, resolution) for op in ops)
@@ -290,7 +305,7 @@ class TablePricer:
         if table.by_resolution:
             # The entries of a SlotTable stand in the order of the slots' ops.
             self._slots.values = np.array(
-                [table.op_ms(op, resolution) if op else 0.0 for resolution, op in _slot_ops(space)]
+                [table.op_ms(op, resolution) if op else 0.0 for resolution, op in slot_ops(space)]
             )
 
     @property
@@ -336,65 +351,7 @@ def covered_space(table: LatencyTable, space: SearchSpace) -> SearchSpace:
     return space_from_json(space.to_json() | {"resolutions": list(resolutions)})
 
 
-def read_table(paths: Sequence[Path]) -> LatencyTable:
-    """Read a latency table from files or folders, and merge several into one.
-
-    Args:
-        paths: Ours (``.json``) or published Once-for-All tables (``.yaml``, one a resolution), or
-            folders of either.
-
-    Raises:
-        FileInvalid: A file cannot be read, is neither, or does not fit the others.
-    """
-    files = [file for path in paths for file in _table_files(Path(path))]
-    if not files:
-        raise FileInvalid(", ".join(map(str, paths)) or "no path", "expected at least one latency table")
-    published = [file for file in files if file.suffix != ".json"]
-    if not published:
-        return _merge([(file, LatencyTable.load(file)) for file in files])
-    if len(published) < len(files):
-        ours = next(file for file in files if file.suffix == ".json")
-        raise FileInvalid(ours, "a .json table cannot be merged with published .yaml tables; give one kind")
-    from bespoke.latency_tables.official import read_official
-
-    return read_official(published)
-
-
-def _table_files(path: Path) -> list[Path]:
-    suffixes = (".json", ".yaml", ".yml")
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
-        if not found:
-            raise FileInvalid(path, f"the folder holds no latency table (no {', '.join(suffixes)} file)")
-        return found
-    if not path.is_file():
-        raise FileInvalid(path, "no such file or folder; expected a latency table")
-    if path.suffix not in suffixes:
-        raise FileInvalid(path, f"expected a latency table ending in {', '.join(suffixes)}")
-    return [path]
-
-
-def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
-    """One table of several; of an op that two have, the one with more samples."""
-    (first, merged), *others = tables
-    for path, table in others:
-        if table.profile.digest != merged.profile.digest:
-            raise FileInvalid(path, f"is of another device profile than {first}; tables do not mix")
-        if (table.correction, table.statistic) != (merged.correction, merged.statistic):
-            raise FileInvalid(path, f"has another correction than {first}; profile one space for both")
-        by_samples = sorted([*merged.stats.items(), *table.stats.items()], key=lambda item: item[1].samples)
-        same = table.quality == merged.quality
-        merged = replace(
-            merged,
-            stats=dict(by_samples),
-            quality=merged.quality if same else None,
-            interval=max(merged.interval, table.interval),
-            by_resolution={**merged.by_resolution, **table.by_resolution},
-        )
-    return merged
-
-
-def _slot_ops(space: SearchSpace) -> Iterator[tuple[int | None, Op | None]]:
+def slot_ops(space: SearchSpace) -> Iterator[tuple[int | None, Op | None]]:
     """Each entry of each slot with its input resolution; None where the slot does not depend on it."""
     sizes = cardinalities(space)
     resolutions = space.dimensions[-1].choices
@@ -412,11 +369,73 @@ def _stats_to_json(stats: Mapping[OpKey, LatencyStat]) -> dict[str, Any]:
     return {key: asdict(stats[key]) for key in sorted(stats)}
 
 
-def _stats_from_json(data: Mapping[str, Any]) -> dict[OpKey, LatencyStat]:
-    stats = {parse_key(text).key: LatencyStat(**stat) for text, stat in data.items()}
-    for key, stat in stats.items():
-        for name in STATISTICS.values():
-            value = getattr(stat, name)
-            if not 0 <= value < math.inf:
-                raise InvalidInput(f"latency table, {key}: got {name} {value!r}, expected ms of at least 0")
-    return stats
+def _stats_from_json(where: str, data: Any) -> dict[OpKey, LatencyStat]:
+    _expect(isinstance(data, Mapping) and len(data) > 0, where, data, "op keys with their latencies")
+    _expect(len(data) <= MOST_OPS, where, f"{len(data)} ops", f"at most {MOST_OPS}")
+    found = {}
+    for text, stat in data.items():
+        _expect(isinstance(text, str) and len(text) <= MOST_KEY, where, text, "op keys")
+        found[parse_key(text).key] = _stat_from_json(f"{where}, {text}", stat)
+    return found
+
+
+def _stat_from_json(where: str, data: Any) -> LatencyStat:
+    names = {f.name for f in fields(LatencyStat)}
+    _expect(isinstance(data, Mapping) and set(data) == names, where, data, f"the fields {sorted(names)}")
+    for name in STATISTICS.values():
+        problem = latency_problem(data[name])
+        if problem:
+            raise InvalidInput(f"latency table, {where}, {name}: {problem}")
+    for name in ("samples", "rejected"):
+        count = data[name]
+        _expect(type(count) is int and count >= 0, f"{where}, {name}", count, "a count of at least 0")
+    return LatencyStat(**{name: data[name] for name in names})
+
+
+def _expect_fields(data: Mapping[str, Any]) -> None:
+    """The fields that every table has, and none that nobody knows; the plain ones are checked."""
+    needed = {"format", "profile", "stats", "correction", "quality", "interval", "statistic"}
+    optional = {"by_resolution", "source", "provisional", "networks", "audit"}
+    missing, unknown = sorted(needed - set(data)), sorted(set(map(str, data)) - needed - optional)
+    if missing or unknown:
+        raise InvalidInput(f"latency table: missing fields {missing}, unknown fields {unknown}")
+    interval = data["interval"]
+    _expect(is_number(interval, 0.0), "interval", interval, "a share of at least 0")
+    for name, known in (("statistic", list(STATISTICS)), ("source", list(SOURCES))):
+        value = data.get(name, "ops")
+        _expect(isinstance(value, str) and value in known, name, value, f"one of {known}")
+    provisional = data.get("provisional", False)
+    _expect(isinstance(provisional, bool), "provisional", provisional, "true or false")
+
+
+def _checked(table: LatencyTable) -> LatencyTable:
+    """The table, whose numbers are all in one unit.
+
+    Only ops that were measured are compared with each other, and with whole networks: what was
+    fitted or scaled is smooth anyway, and may be far from its reference.
+    """
+    if table.source in ("ops", "published"):
+        ops_ms = {key: float(getattr(stat, STATISTICS[table.statistic])) for key, stat in table.stats.items()}
+        for key, expected_ms in odd_units(ops_ms).items():
+            raise InvalidInput(
+                f"latency table, stats, {key}: got {ops_ms[key]:g} ms where ops of about as much work take "
+                f"{expected_ms:.3g} ms; expected all in ms: is it in another unit?"
+            )
+    scale = table.correction.scale
+    if table.source == "ops" and not 1 / UNIT_FACTOR < scale < UNIT_FACTOR:
+        raise InvalidInput(
+            f"latency table, correction, scale: got {scale:g}, expected about 1: are ops and networks "
+            "in different units?"
+        )
+    for i, (predicted, measured) in enumerate(table.quality.points if table.quality else ()):
+        if not 1 / UNIT_FACTOR < measured / predicted < UNIT_FACTOR:
+            raise InvalidInput(
+                f"latency table, quality, points[{i}]: got {predicted:g} ms predicted and {measured:g} ms "
+                "measured; expected both in ms: is one of them in another unit?"
+            )
+    return table
+
+
+def _expect(holds: object, where: str, got: Any, expected: str) -> None:
+    if not holds:
+        raise InvalidInput(f"latency table, {where}: got {short(got)}, expected {expected}")
