@@ -42,7 +42,7 @@ class ModelCache:
         """
         if not DIGEST.fullmatch(sha256):
             raise InvalidInput(f"artifact digest: got {sha256!r}, expected 64 hexadecimal digits")
-        path = self.folder / f"{sha256}.onnx"
+        path = self.path(sha256)
         if path.exists():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == sha256:
@@ -55,6 +55,10 @@ class ModelCache:
         self._make_room(len(content))
         _write(path, content)
         return content
+
+    def path(self, sha256: str) -> Path:
+        """Where the file of a digest lies, once it was fetched."""
+        return self.folder / f"{sha256}.onnx"
 
     def _make_room(self, size: int) -> None:
         if not self.folder.exists():

@@ -3,23 +3,28 @@
 The agent only ever dials out. Between leases it asks again with growing pauses; while it measures,
 a thread in the background keeps the lease. A lease that was lost stops the measuring, but what was
 measured is still reported: the service takes it.
+
+A lease is measured in *windows* of some entries, a sentinel before and after each (``sentinels``).
+Every result lies on disk from the moment it was measured until the service has taken it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bespoke.agent.affinity import pinned
+from bespoke.agent.bench import Bench
 from bespoke.agent.cache import ModelCache, Spool
-from bespoke.agent.measure import measure
-from bespoke.agent.runtimes import Runtime
+from bespoke.agent.measure import Measurement
+from bespoke.agent.sentinels import SentinelHistory, may_repeat
 from bespoke.client import ApiError, Client
 from bespoke.latency_tables import DeviceProfile, Timing
 from bespoke.supernet.errors import BespokeError, Unavailable
@@ -28,6 +33,10 @@ T = TypeVar("T")
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 LONGEST_ERROR = 500
+SHORTEST_SAMPLE_MS = 1e-6
+FRESH_S = 10.0
+"""A sentinel measured longer ago says nothing of the window that begins now."""
+UNCLOSED = "the agent ended before the window's closing sentinel"
 TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -36,8 +45,8 @@ class AgentEvent:
     """Something that happened, for progress bars and logs.
 
     Attributes:
-        kind: ``enrolled``, ``idle``, ``leased``, ``measured``, ``reported``, ``lost`` (the lease)
-            or ``offline``.
+        kind: ``enrolled``, ``idle``, ``leased``, ``measured``, ``drifted`` (a sentinel),
+            ``reported``, ``lost`` (the lease) or ``offline``.
         detail: The entry, the lease or the error.
         measured: Entries measured so far by this run.
     """
@@ -56,12 +65,16 @@ class AgentSummary:
         measured: Entries measured, failed ones among them.
         failed: Entries that could not be measured.
         leases: Leases taken.
+        windows: Windows measured, repeats not among them.
+        repeats: How often a window was measured again because a sentinel had drifted.
     """
 
     device_id: str
     measured: int = 0
     failed: int = 0
     leases: int = 0
+    windows: int = 0
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,20 @@ class AgentSettings:
         name: The agent's name in leases.
         cache: Folder for networks and for results that wait.
         entries: How many entries to lease at once.
-        report_every: Results are handed in by this many.
+        window: How many entries are measured between two sentinels; they are handed in together.
         poll_s: Pause after the first answer that there is no work; it grows from there.
         longest_poll_s: The longest such pause.
-        pin: Keep to as many cores as the runtime has threads.
+        degraded: Why all results are worse than they could be (``preflight``); goes with each.
         once: Return when work has come and run out; otherwise go on until ``stop``.
     """
 
     name: str
     cache: Path
     entries: int = 32
-    report_every: int = 8
+    window: int = 16
     poll_s: float = SHORTEST_PAUSE_S
     longest_poll_s: float = LONGEST_PAUSE_S
-    pin: bool = True
+    degraded: tuple[str, ...] = ()
     once: bool = False
 
 
@@ -93,22 +106,24 @@ def run_agent(
     client: Client,
     profile: DeviceProfile,
     *,
-    runtime: Runtime,
+    bench: Bench,
     settings: AgentSettings,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[AgentEvent], None] = lambda event: None,
     sleep: Callable[[float], None] = time.sleep,
+    watch: Callable[[], Sequence[str]] = lambda: (),
 ) -> AgentSummary:
     """Enrol this device and measure what the service asks for, until told to stop.
 
     Args:
         client: With a key of scope ``agent``.
         profile: This device; enrolling it again gives the same device.
-        runtime: What runs the networks; the same as in the profile.
+        bench: What measures the networks; its runtime is that of the profile.
         settings: How the loop behaves.
         stop: Asked between entries and between leases.
         progress: Called on every event, in this thread.
         sleep: Called with the seconds of each pause.
+        watch: Asked after each window: why its results are worse than they could be.
 
     Returns:
         What was done.
@@ -117,7 +132,7 @@ def run_agent(
         ApiError: The service refuses this agent (key, scope, an unknown device); what a retry can
             mend is retried.
     """
-    agent = _Agent(client, runtime, settings, stop, progress, sleep)
+    agent = _Agent(client, bench, settings, stop, progress, sleep, watch)
     return agent.run(profile)
 
 
@@ -126,11 +141,13 @@ class _Agent:
     """One run of the loop: its parts, and what it did so far."""
 
     client: Client
-    runtime: Runtime
+    bench: Bench
     settings: AgentSettings
     stop: Callable[[], bool]
     progress: Callable[[AgentEvent], None]
     sleep: Callable[[float], None]
+    watch: Callable[[], Sequence[str]]
+    sentinels: dict[str, _Sentinel] = field(default_factory=dict)
     summary: AgentSummary = field(default_factory=lambda: AgentSummary(""))
     rng: random.Random = field(default_factory=random.Random)
 
@@ -160,46 +177,116 @@ class _Agent:
         return lease or {}
 
     def _work(self, lease: Mapping[str, Any]) -> None:
-        """Measure a lease's entries in random order and hand the results in, a few at a time."""
+        """Measure a lease's entries in random order, window by window, and hand the results in."""
         lease_id, entries = lease["lease_id"], list(lease["entries"])
         timing = Timing.from_json(lease.get("measure") or {})
         self.rng.shuffle(entries)
         self.summary = replace(self.summary, leases=self.summary.leases + 1)
         self._tell("leased", f"{len(entries)} entries")
-        waiting: list[dict[str, Any]] = []
         with _heartbeat(self.client, lease_id, float(lease.get("ttl_s") or 60)) as lost:
-            for entry in entries:
-                if self.stop() or lost.is_set():
+
+            def ended() -> bool:
+                return self.stop() or lost.is_set()
+
+            sentinel = self._sentinel(str(lease.get("campaign_id", "")), entries)
+            for first in range(0, len(entries), self.settings.window):
+                if ended():
                     break
-                waiting.append(self._measure(entry, timing))
-                if len(waiting) >= self.settings.report_every:
-                    waiting = self._hand_in(lease_id, waiting)
+                window = _Window(lease_id, timing, entries[first : first + self.settings.window])
+                self._measure_window(window, sentinel, ended)
+                self._hand_in(lease_id, window.done)
         if lost.is_set():
             self._tell("lost", lease_id)
-        self._hand_in(lease_id, waiting)
 
-    def _measure(self, entry: Mapping[str, Any], timing: Timing) -> dict[str, Any]:
-        """One result. Whatever a network does to the runtime, the agent lives on and says so."""
+    def _measure_window(self, window: _Window, sentinel: _Sentinel, ended: Callable[[], bool]) -> None:
+        """Measure a window until its sentinel stands still, or as often as it may be."""
+        while True:
+            before = self._look_at(sentinel, window.timing, at_most_s=FRESH_S)
+            self._measure_entries(window, ended)
+            if ended():
+                return self._close(window, [UNCLOSED])
+            after = self._look_at(sentinel, window.timing)
+            now_ms = [value for value in (before, after) if value is not None]
+            drift = sentinel.history.drift(*now_ms) if now_ms else 0.0
+            if not drift or not may_repeat(window.repeated, self.summary.repeats, self.summary.windows):
+                break
+            self._tell("drifted", f"the sentinel by {100 * drift:+.1f}%: measuring the window again")
+            window.repeated += 1
+            self.summary = replace(self.summary, repeats=self.summary.repeats + 1)
+        if after is not None:
+            sentinel.history = SentinelHistory((after,)) if drift else sentinel.history.after(after)
+        self._close(window, [f"drift: the sentinel by {100 * drift:+.1f}%"] if drift else [])
+        return None
+
+    def _measure_entries(self, window: _Window, ended: Callable[[], bool]) -> None:
+        """Measure every entry of a window once; those that failed before are not tried again."""
+        spool = Spool(self.settings.cache / "results")
+        for entry in window.entries:
+            earlier = window.results.get(entry["entry_id"])
+            if earlier is not None and earlier["error"] is not None:
+                continue
+            result = None if ended() else self._measure(entry, window.timing, again=earlier is not None)
+            if result is None:
+                return
+            window.results[entry["entry_id"]] = result
+            spool.keep(window.lease_id, [_marked(r, (UNCLOSED,)) for r in window.done])
+
+    def _close(self, window: _Window, reasons: Sequence[str]) -> None:
+        """Write what is known now of a window's results into them."""
+        self.summary = replace(self.summary, windows=self.summary.windows + 1)
+        marks = tuple(dict.fromkeys([*self.settings.degraded, *reasons, *self.watch()]))
+        for entry_id, result in window.results.items():
+            window.results[entry_id] = _marked(result | {"repeated": window.repeated}, marks)
+
+    def _measure(self, entry: Mapping[str, Any], timing: Timing, *, again: bool) -> dict[str, Any] | None:
+        """One result, or None where ``stop`` came first.
+
+        Whatever a network does to the runtime, the agent lives on and says so.
+        """
         result: dict[str, Any] = {"entry_id": entry["entry_id"], "round": entry["round"]}
-        cache = ModelCache(self.settings.cache / "models")
+        result["started_at"] = datetime.now(UTC).isoformat()
         try:
-            model = cache.get(entry["sha256"], self._fetch)
-            # Pinned here only: the heartbeat's thread must not inherit the core.
-            with pinned(self.runtime.threads) if self.settings.pin else nullcontext():
-                measured = measure(lambda: self.runtime.load(model), timing)
-            result |= {
-                "samples_ms": [round(sample, 6) for sample in measured.samples_ms],
-                "cold_ms": measured.cold_ms,
-                "error": None,
-            }
+            result |= _fields(self._run(entry["sha256"], timing))
         except Exception as error:
+            if isinstance(error, Unavailable) and self.stop():
+                return None
             text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
             result |= {"samples_ms": [], "cold_ms": None, "error": text}
         failed = result["error"] is not None
         summary = self.summary
-        self.summary = replace(summary, measured=summary.measured + 1, failed=summary.failed + int(failed))
+        self.summary = replace(
+            summary, measured=summary.measured + int(not again), failed=summary.failed + int(failed)
+        )
         self._tell("measured", f"{entry['entry_id']}" + (f": {result['error']}" if failed else ""))
         return result
+
+    def _run(self, sha256: str, timing: Timing) -> Measurement:
+        cache = ModelCache(self.settings.cache / "models")
+        cache.get(sha256, self._fetch)
+        return self.bench.measure(cache.path(sha256), sha256, timing, self.stop)
+
+    def _sentinel(self, campaign: str, entries: Sequence[Mapping[str, Any]]) -> _Sentinel:
+        """The sentinel of a campaign, the same one for as long as this agent runs.
+
+        Of the campaign's own sentinels in its first lease the one of middling size; where there is
+        none, any other entry of middling size.
+        """
+        if campaign not in self.sentinels:
+            own = [entry for entry in entries if entry.get("kind") == "sentinel"] or list(entries)
+            by_size = sorted(own, key=lambda entry: (entry.get("size", 0), entry["entry_id"]))
+            self.sentinels[campaign] = _Sentinel(by_size[len(by_size) // 2]["sha256"])
+        return self.sentinels[campaign]
+
+    def _look_at(self, sentinel: _Sentinel, timing: Timing, at_most_s: float = 0.0) -> float | None:
+        """What a sentinel takes now, in ms; what it took, if that is this fresh; None if it fails."""
+        if time.monotonic() - sentinel.at_s < at_most_s:
+            return sentinel.last_ms
+        try:
+            sentinel.last_ms, sentinel.at_s = self._run(sentinel.sha256, timing).low_ms, time.monotonic()
+        except Exception:
+            # One that cannot be run is not tried again: it may end the child each time.
+            sentinel.last_ms, sentinel.at_s = None, math.inf
+        return sentinel.last_ms
 
     def _fetch(self, sha256: str) -> bytes:
         content = self._persist(lambda: self.client.artifact(sha256))
@@ -207,13 +294,13 @@ class _Agent:
             raise Unavailable("stopped while the service could not be reached")
         return content
 
-    def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Report until it is taken; returns what was not, because ``stop`` came first.
+    def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> None:
+        """Report until it is taken; what ``stop`` comes before stays on disk for the next run.
 
         Results that nobody will ever take (the campaign is gone) are dropped.
         """
         if not results:
-            return []
+            return
         spool = Spool(self.settings.cache / "results")
         spool.keep(lease_id, results)
         try:
@@ -222,11 +309,9 @@ class _Agent:
             if error.status in (401, 403):
                 raise
             answer = {"accepted": 0, "refused": str(error)}
-        if answer is None:
-            return results
-        spool.keep(lease_id, [])
-        self._tell("reported", str(answer))
-        return []
+        if answer is not None:
+            spool.keep(lease_id, [])
+            self._tell("reported", str(answer))
 
     def _hand_in_waiting(self) -> None:
         for lease_id, results in Spool(self.settings.cache / "results").waiting():
@@ -251,6 +336,56 @@ class _Agent:
 
     def _tell(self, kind: str, detail: str) -> None:
         self.progress(AgentEvent(kind, detail, self.summary.measured))
+
+
+@dataclass
+class _Window:
+    """Some entries of a lease, measured between two sentinels.
+
+    Attributes:
+        lease_id: The lease.
+        timing: The stop rules.
+        entries: In the order of measuring.
+        results: By entry id; in the order of measuring, too.
+        repeated: How often all of it was measured again.
+    """
+
+    lease_id: str
+    timing: Timing
+    entries: Sequence[Mapping[str, Any]]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repeated: int = 0
+
+    @property
+    def done(self) -> list[dict[str, Any]]:
+        """The results so far."""
+        return list(self.results.values())
+
+
+@dataclass
+class _Sentinel:
+    """A campaign's sentinel, and what it took."""
+
+    sha256: str
+    history: SentinelHistory = field(default_factory=SentinelHistory)
+    last_ms: float | None = None
+    at_s: float = -math.inf
+
+
+def _fields(measured: Measurement) -> dict[str, Any]:
+    """A measurement as a report tells it."""
+    return {
+        "samples_ms": [max(SHORTEST_SAMPLE_MS, round(sample, 6)) for sample in measured.samples_ms],
+        "cold_ms": measured.cold_ms,
+        "error": None,
+        "frequency_mhz": measured.frequency_mhz,
+        "temperature_c": measured.temperature_c,
+        "rejected": measured.rejected,
+    }
+
+
+def _marked(result: Mapping[str, Any], reasons: Sequence[str]) -> dict[str, Any]:
+    return {**result, "degraded": list(reasons)}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from bespoke.agent.runtimes import Run
 from bespoke.latency_tables import Timing
+from bespoke.latency_tables.building import OUTLIER_MADS, SIGMA_PER_MAD
 from bespoke.latency_tables.timing import LOW_QUANTILE
 
 Clock = Callable[[], int]
@@ -35,12 +36,16 @@ class Measurement:
         cold_ms: Loading and the first run.
         warm_up_runs: Runs before the first sample.
         runs_per_sample: More than 1 for networks too short for the clock.
+        frequency_mhz: Of the cores that measured, right after the last sample; None where unknown.
+        temperature_c: Of the hottest sensor, at the same moment.
     """
 
     samples_ms: tuple[float, ...]
     cold_ms: float
     warm_up_runs: int
     runs_per_sample: int
+    frequency_mhz: float | None = None
+    temperature_c: float | None = None
 
     @property
     def median_ms(self) -> float:
@@ -51,6 +56,18 @@ class Measurement:
     def low_ms(self) -> float:
         """2nd percentile of the samples: what a run costs when nothing disturbs it."""
         return float(np.quantile(self.samples_ms, LOW_QUANTILE))
+
+    @property
+    def rejected(self) -> int:
+        """How many samples are outliers: slower than the median by more than five standard deviations.
+
+        The deviation is estimated by the median absolute deviation, and is at least 1% of the
+        median. The samples themselves are all kept: whoever makes a table of them decides.
+        """
+        samples = np.array(self.samples_ms)
+        median = np.median(samples)
+        deviation = SIGMA_PER_MAD * np.median(np.abs(samples - median))
+        return int((samples > median + OUTLIER_MADS * max(deviation, 0.01 * median)).sum())
 
 
 def measure(

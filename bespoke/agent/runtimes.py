@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bespoke.supernet.errors import NotFound, Unavailable
+from bespoke.supernet.errors import InvalidInput, NotFound, Unavailable
 
 Run = Callable[[], None]
 """One inference of a loaded network, on inputs that are already in place; returns when it is done."""
 
+Array = NDArray[Any]
 
-class Runtime(Protocol):
-    """Loads networks and runs them."""
+
+class RuntimeIdentity(Protocol):
+    """What a profile says of a runtime."""
 
     @property
     def name(self) -> str:
@@ -37,17 +40,36 @@ class Runtime(Protocol):
 
     @property
     def threads(self) -> int:
-        """Threads inside one op."""
+        """Threads inside one op; ops run one after another."""
         ...
 
+
+class Runtime(RuntimeIdentity, Protocol):
+    """Loads networks and runs them; every one passes the same conformance suite."""
+
     def load(self, model: bytes) -> Run:
-        """Load a network with random inputs.
+        """Load a network with random inputs, the same ones every time.
 
         Args:
             model: A serialised ONNX model.
 
         Returns:
             A callable that runs it once.
+
+        Raises:
+            InvalidInput: The runtime does not take this network.
+        """
+        ...
+
+    def infer(self, model: bytes, inputs: Sequence[Array]) -> list[Array]:
+        """Run a network once and hand out its results: to check a runtime, not to time it.
+
+        Args:
+            model: A serialised ONNX model.
+            inputs: One array for each of its inputs, in their order.
+
+        Raises:
+            InvalidInput: The runtime does not take this network.
         """
         ...
 
@@ -65,6 +87,7 @@ class OnnxRuntime:
     provider: str = "CPUExecutionProvider"
 
     def __post_init__(self) -> None:
+        _expect_threads(self.threads)
         available = _onnxruntime().get_available_providers()
         if self.provider not in available:
             raise NotFound("execution provider", self.provider, available)
@@ -82,16 +105,10 @@ class OnnxRuntime:
     def load(self, model: bytes) -> Run:
         """Make a session with bound random inputs; see ``Runtime.load``."""
         ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        providers = list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
-        session = ort.InferenceSession(model, options, providers=providers)
+        session = self._session(model)
         binding = session.io_binding()
         for tensor in session.get_inputs():
-            value = _random_input(tensor.shape)
+            value = _random_input(tensor.shape, tensor.type == "tensor(uint8)")
             binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(value))
         for tensor in session.get_outputs():
             binding.bind_output(tensor.name)
@@ -101,9 +118,94 @@ class OnnxRuntime:
 
         return run
 
+    def infer(self, model: bytes, inputs: Sequence[Array]) -> list[Array]:
+        """Run once; see ``Runtime.infer``."""
+        session = self._session(model)
+        names = [tensor.name for tensor in session.get_inputs()]
+        return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    def _session(self, model: bytes) -> Any:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        providers = list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
+        try:
+            return ort.InferenceSession(model, options, providers=providers)
+        except Exception as error:
+            raise _refused(self.name, model, error) from error
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO.
+
+    Attributes:
+        threads: Threads inside one op; there is one stream.
+        provider: OpenVINO's device, e.g. ``CPU``.
+    """
+
+    threads: int = 1
+    provider: str = "CPU"
+
+    def __post_init__(self) -> None:
+        _expect_threads(self.threads)
+        available = _openvino().Core().available_devices
+        if self.provider not in available:
+            raise NotFound("OpenVINO device", self.provider, available)
+
+    @property
+    def name(self) -> str:
+        """``openvino``."""
+        return "openvino"
+
+    @property
+    def version(self) -> str:
+        """Of the installed package, without the build's hash."""
+        return str(_openvino().__version__).partition("-")[0]
+
+    def load(self, model: bytes) -> Run:
+        """Compile for latency, with random inputs in place; see ``Runtime.load``."""
+        compiled = self._compiled(model)
+        request = compiled.create_infer_request()
+        for i, port in enumerate(compiled.inputs):
+            is_byte = port.get_element_type().get_type_name() == "u8"
+            sides = [side.get_length() if side.is_static else 1 for side in port.get_partial_shape()]
+            request.set_input_tensor(i, _openvino().Tensor(_random_input(sides, is_byte)))
+
+        def run() -> None:
+            request.infer()
+
+        return run
+
+    def infer(self, model: bytes, inputs: Sequence[Array]) -> list[Array]:
+        """Run once; see ``Runtime.infer``."""
+        results = self._compiled(model)(list(inputs))
+        return [np.array(results[i]) for i in range(len(results))]
+
+    def _compiled(self, model: bytes) -> Any:
+        core = _openvino().Core()
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if self.provider == "CPU":
+            settings |= {
+                "INFERENCE_NUM_THREADS": self.threads,
+                "NUM_STREAMS": "1",
+                # The agent pins its process; a second opinion would move its threads away again.
+                "ENABLE_CPU_PINNING": False,
+                # Where the CPU has bfloat16, OpenVINO would else compute fp32 networks in it.
+                "INFERENCE_PRECISION_HINT": "f32",
+            }
+        try:
+            return core.compile_model(core.read_model(model=model), self.provider, settings)
+        except Exception as error:
+            raise _refused(self.name, model, error) from error
+
 
 RUNTIMES: Mapping[str, Callable[[int, str | None], Runtime]] = {
     "onnxruntime": lambda threads, provider: OnnxRuntime(threads, provider or "CPUExecutionProvider"),
+    "openvino": lambda threads, provider: OpenVino(threads, provider or "CPU"),
 }
 
 
@@ -117,6 +219,7 @@ def open_runtime(name: str = "onnxruntime", threads: int = 1, provider: str | No
 
     Raises:
         NotFound: There is no such runtime, or it lacks the provider.
+        InvalidInput: There must be at least one thread.
         Unavailable: Its package is not installed.
     """
     if name not in RUNTIMES:
@@ -132,6 +235,27 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _random_input(shape: Sequence[int | str | None]) -> np.ndarray[Any, Any]:
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise Unavailable("the runtime openvino needs its package: pip install openvino") from error
+    return openvino
+
+
+def _expect_threads(threads: int) -> None:
+    if threads < 1:
+        raise InvalidInput(f"threads: got {threads}, expected at least 1")
+
+
+def _refused(runtime: str, model: bytes, error: Exception) -> InvalidInput:
+    reason = " ".join(str(error).split())[:300]
+    return InvalidInput(f"{runtime} does not take this network ({len(model)} bytes): {reason}")
+
+
+def _random_input(shape: Sequence[int | str | None], is_byte: bool) -> Array:
     sides = [side if isinstance(side, int) else 1 for side in shape]
-    return np.random.default_rng(0).standard_normal(sides, np.float32)
+    rng = np.random.default_rng(0)
+    if is_byte:
+        return rng.integers(0, 256, sides, np.uint8)
+    return rng.standard_normal(sides, np.float32)

@@ -36,15 +36,19 @@ def agent(
     server: Server = SERVER,
     name: Annotated[str, typer.Option(help="A label for people; the fingerprint tells devices apart.")] = "",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     provider: Annotated[str | None, typer.Option(help="Execution provider of the runtime.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the networks: fp32 or int8.")] = "fp32",
     cache: Annotated[Path, typer.Option(help="Folder for networks and results that wait.")] = Path(
         "var/agent"
     ),
     once: Annotated[bool, typer.Option(help="Stop when work has come and run out.")] = False,
+    force: Annotated[bool, typer.Option(help="Measure even where the pre-flight refuses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each event.")] = False,
 ) -> None:
     """Measure on this device what the service asks for; needs a key of scope agent."""
-    from bespoke.agent import AgentEvent, AgentSettings, device_profile, open_runtime, run_agent
+    from bespoke.agent import AgentEvent, AgentSettings, ChildBench, device_profile, run_agent
+    from bespoke.agent.preflight import judge_here
 
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,19 +61,29 @@ def agent(
     def wait(seconds: float) -> None:
         stopped.wait(seconds)
 
-    runtime = open_runtime(threads=threads, provider=provider)
+    found = judge_here(threads)
+    for kind, reasons in (("refused", found.refused), ("degraded", found.degraded)):
+        for reason in reasons:
+            tell(AgentEvent(kind, reason, 0))
+    if found.refused and not force:
+        raise Unavailable(
+            f"this machine is not fit to measure now: {'; '.join(found.refused)}. Mend that, or measure "
+            "all the same with --force; the results will be marked as degraded"
+        )
     label = name or platform.machine()
-    with Client(server, key) as client:
+    with ChildBench(runtime, threads, provider) as bench, Client(server, key) as client:
         done = run_agent(
             client,
-            device_profile(label, runtime),
-            runtime=runtime,
+            device_profile(label, bench, precision=precision),
+            bench=bench,
             settings=AgentSettings(name=label, cache=cache, once=once, longest_poll_s=5.0),
             stop=stopped.is_set,
             progress=tell,
             sleep=wait,
+            watch=lambda: judge_here(threads, measuring=True).reasons,
         )
     told = {"device_id": done.device_id, "measured": done.measured, "failed": done.failed}
+    told |= {"windows": done.windows, "repeats": done.repeats}
     print(json.dumps({"event": "stopped", **told}) if as_json else f"measured {done.measured} entries")
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bespoke import __version__
 from bespoke.supernet.architecture import Plan
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.ops import Op
+from bespoke.supernet.ops import PRECISIONS, Op
 from bespoke.supernet.quantization import ActivationRanges, quantize
 
 FoldedWeights = Mapping[str, NDArray[np.float32]]
@@ -36,8 +36,6 @@ OPSET = 17
 """Has every operator used here (HardSwish came with 14) and is read by runtimes since 2022."""
 IR_VERSION = 8
 INPUT, OUTPUT = "image", "logits"
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 IMAGE_CHANNELS = 3
 
 

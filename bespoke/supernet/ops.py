@@ -22,6 +22,8 @@ OpKey = NewType("OpKey", str)
 
 KINDS = ("conv", "mbconv", "pool", "linear")
 ACTIVATIONS = ("none", "relu", "relu6", "hswish")
+PRECISIONS = ("fp32", "int8")
+"""What ops are computed in: float, or 8-bit integers (U8 activations, S8 weights)."""
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
