@@ -5,7 +5,8 @@
     │   ├── ArchitectureInvalid     a choice that the space does not have
     │   ├── OpKeyInvalid            a text that is no canonical op key
     │   ├── FileInvalid             a file that is not what it says it is
-    │   └── ConstraintInvalid       a limit that cannot be read
+    │   ├── ConstraintInvalid       a limit that cannot be read
+    │   └── MeasurementInvalid      a measured value that cannot be true
     ├── NotFound                a name that nothing here has
     ├── TableIncomplete         a latency table that lacks ops of a space
     ├── BudgetInfeasible        limits that no architecture meets
@@ -17,7 +18,8 @@
     │   ├── BodyTooLarge            more bytes than are read
     │   └── Conflict                the state of things says no
     │       ├── DeviceNotProfiled       a device without a latency table for a supernet
-    │       └── LeaseLost               a lease that ended or was given to somebody else
+    │       ├── LeaseLost               a lease that ended or was given to somebody else
+    │       └── AgentQuarantined        an agent whose results a campaign does not take for now
     ├── TaskFailed              heavy work that did not come to its end
     └── Unavailable             a part that is needed now and is not there
 
@@ -91,6 +93,23 @@ class ConstraintInvalid(InvalidInput):
     def __init__(self, field: str, got: Any, allowed: str) -> None:
         self.field, self.got, self.allowed = field, got, allowed
         super().__init__(f"constraint {field!r}: got {got!r}, allowed: {allowed}")
+
+
+class MeasurementInvalid(InvalidInput):
+    """A measured value that cannot be true.
+
+    Attributes:
+        entry_id: What was measured.
+        round: In which round.
+        field: Path of the value, e.g. ``samples_ms[3]``.
+        got: The value that came, as text: it may be no number.
+        expected: What was expected, in words.
+    """
+
+    def __init__(self, entry_id: str, round_: int, field: str, got: object, expected: str) -> None:
+        self.entry_id, self.round, self.field = entry_id, round_, field
+        self.got, self.expected = str(got), expected
+        super().__init__(f"entry {entry_id!r}, round {round_}, {field}: got {got}, expected {expected}")
 
 
 class NotFound(BespokeError):
@@ -244,6 +263,23 @@ class LeaseLost(Conflict):
     def __init__(self, lease_id: str) -> None:
         self.lease_id = lease_id
         super().__init__(f"lease {lease_id!r} is over: report what was measured, and lease again")
+
+
+class AgentQuarantined(Conflict):
+    """An agent whose results a campaign does not take for now.
+
+    Attributes:
+        agent: Its name.
+        reason: Why.
+        until: When it may lease again, in ISO 8601.
+    """
+
+    def __init__(self, agent: str, reason: str, until: str) -> None:
+        self.agent, self.reason, self.until = agent, reason, until
+        super().__init__(
+            f"agent {agent!r} is quarantined until {until}: {reason}; its results do not count meanwhile, "
+            "so look what disturbs that device"
+        )
 
 
 class TaskFailed(BespokeError):
