@@ -52,6 +52,8 @@ __all__ = [
 ]
 
 FORMAT = "bespoke-latency-table/1"
+SERVED = ("revision", "supernet", "current", "stale", "stale_reason", "created_at")
+"""What a service tells beside a table; reading skips it, so that an answer can be kept as a file."""
 MOST_OPS = 100_000
 
 Statistic = Literal["low", "median", "mean"]
@@ -395,7 +397,7 @@ def _stat_from_json(where: str, data: Any) -> LatencyStat:
 def _expect_fields(data: Mapping[str, Any]) -> None:
     """The fields that every table has, and none that nobody knows; the plain ones are checked."""
     needed = {"format", "profile", "stats", "correction", "quality", "interval", "statistic"}
-    optional = {"by_resolution", "source", "provisional", "networks", "audit"}
+    optional = {"by_resolution", "source", "provisional", "networks", "audit", *SERVED}
     missing, unknown = sorted(needed - set(data)), sorted(set(map(str, data)) - needed - optional)
     if missing or unknown:
         raise InvalidInput(f"latency table: missing fields {missing}, unknown fields {unknown}")
