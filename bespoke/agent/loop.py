@@ -222,21 +222,22 @@ class _Agent:
         """Measure every entry of a window once; those that failed before are not tried again."""
         spool = Spool(self.settings.cache / "results")
         for entry in window.entries:
-            earlier = window.results.get(entry["entry_id"])
+            key = (entry["entry_id"], entry["round"])
+            earlier = window.results.get(key)
             if earlier is not None and earlier["error"] is not None:
                 continue
             result = None if ended() else self._measure(entry, window.timing, again=earlier is not None)
             if result is None:
                 return
-            window.results[entry["entry_id"]] = result
+            window.results[key] = result
             spool.keep(window.lease_id, [_marked(r, (UNCLOSED,)) for r in window.done])
 
     def _close(self, window: _Window, reasons: Sequence[str]) -> None:
         """Write what is known now of a window's results into them."""
         self.summary = replace(self.summary, windows=self.summary.windows + 1)
         marks = tuple(dict.fromkeys([*self.settings.degraded, *reasons, *self.watch()]))
-        for entry_id, result in window.results.items():
-            window.results[entry_id] = _marked(result | {"repeated": window.repeated}, marks)
+        for key, result in window.results.items():
+            window.results[key] = _marked(result | {"repeated": window.repeated}, marks)
 
     def _measure(self, entry: Mapping[str, Any], timing: Timing, *, again: bool) -> dict[str, Any] | None:
         """One result, or None where ``stop`` came first.
@@ -346,14 +347,14 @@ class _Window:
         lease_id: The lease.
         timing: The stop rules.
         entries: In the order of measuring.
-        results: By entry id; in the order of measuring, too.
+        results: By entry id and round, of which a lease may hold two.
         repeated: How often all of it was measured again.
     """
 
     lease_id: str
     timing: Timing
     entries: Sequence[Mapping[str, Any]]
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     repeated: int = 0
 
     @property
