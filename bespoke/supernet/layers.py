@@ -95,6 +95,12 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return F.hardswish(x) if activation == "hswish" else x
 
 
+def _initialise(weight: Tensor) -> None:
+    """Random values; a weight without memory is about to be assigned, and torch takes 2 ms to skip it."""
+    if not weight.is_meta:
+        nn.init.kaiming_normal_(weight, mode="fan_out")
+
+
 class Norm(nn.Module):
     """Scale and shift of a BN layer at full width; its statistics live elsewhere."""
 
@@ -111,7 +117,7 @@ class Conv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(op.out_channels, op.in_shape[2], op.kernel, op.kernel))
         self.bn = Norm(op.out_channels) if op.norm else None
-        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        _initialise(self.weight)
 
     def forward(self, x_NCHW: Tensor, op: Op, normalise: Normalise) -> Tensor:
         """Convolve, normalise, activate."""
@@ -175,7 +181,7 @@ class InvertedBottleneck(nn.Module):
         self.transforms = nn.ParameterDict({f"{k + 2}to{k}": torch.eye(k * k) for k in smaller})
         for weight in (self.expansion, self.depthwise, self.projection):
             if weight is not None:
-                nn.init.kaiming_normal_(weight, mode="fan_out")
+                _initialise(weight)
 
     def kernel(self, op: Op) -> Tensor:
         """The depthwise kernel of an op, shape (C, 1, k, k)."""
@@ -213,8 +219,9 @@ class Classifier(nn.Module):
     def __init__(self, op: Op) -> None:
         super().__init__()
         self.linear = nn.Linear(op.in_shape[2], op.out_channels)
-        nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
+        if not self.linear.weight.is_meta:
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, x_NC: Tensor, op: Op) -> Tensor:
         """Logits of shape (N, classes)."""
