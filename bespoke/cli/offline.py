@@ -163,16 +163,9 @@ def _print_best(answer: dict[str, Any], as_json: bool) -> None:
 
 def _print_infeasible(error: BudgetInfeasible, as_json: bool) -> None:
     if as_json:
-        problem = {
-            "type": "https://bespoke.dev/problems/budget-infeasible",
-            "title": "No architecture meets these limits",
-            "detail": str(error),
-            "limits": error.limits,
-            "feasible": {name: list(ends) for name, ends in error.feasible.items()},
-            "nearest": error.nearest,
-            "relax": error.relax,
-        }
-        print(json.dumps(problem))
+        from bespoke.search.feasibility import infeasible_document
+
+        print(json.dumps(infeasible_document(error)))
     else:
         print(f"bespoke: {error}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ settled by a short evolution on the violation, which always ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,20 @@ def _least_violation(problem: Problem, limits: Limits, tried: Genomes, rng: np.r
         moved = mutate(space, population[pairs[1]], 2 / population.shape[1], rng)
         population = np.concatenate([population, mixed, moved])
     return population[np.argsort(_violation(limits.shares(population)), kind="stable")]
+
+
+def infeasible_document(error: BudgetInfeasible) -> dict[str, Any]:
+    """What every door tells of limits that nothing meets: a problem document (RFC 9457)."""
+    return {
+        "type": "https://bespoke.dev/problems/budget-infeasible",
+        "title": "No architecture meets these limits",
+        "status": 422,
+        "detail": str(error),
+        "limits": error.limits,
+        "feasible": {name: list(ends) for name, ends in error.feasible.items()},
+        "nearest": error.nearest,
+        "relax": error.relax,
+    }
 
 
 def _infeasible(problem: Problem, limits: Limits, nearest: Genomes) -> BudgetInfeasible:

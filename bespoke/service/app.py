@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from bespoke import __version__
 from bespoke.service import problems
+from bespoke.service.chores import chores
 from bespoke.service.dependencies import Service
 from bespoke.service.engines.distributed import DistributedEngine
 from bespoke.service.engines.embedded import EmbeddedEngine
@@ -28,6 +29,7 @@ from bespoke.service.routers import (
     searches,
     subnets,
     supernets,
+    tables,
 )
 from bespoke.service.settings import Settings
 from bespoke.service.workflows import workflows
@@ -35,7 +37,7 @@ from bespoke.service.workplace import open_workplace
 
 __all__ = ["create_app", "open_service"]
 
-ROUTERS = (health, supernets, devices, campaigns, leases, artifacts, searches, subnets, jobs)
+ROUTERS = (health, supernets, devices, tables, campaigns, leases, artifacts, searches, subnets, jobs)
 DESCRIPTION = """
 A latency (or MACs, memory, size) budget and a device go in; the network that fits comes out, as ONNX
 with its weights. Errors are `application/problem+json` (RFC 9457) with stable types. Limits,
@@ -73,7 +75,7 @@ def open_service(settings: Settings) -> Service:
         engine.start()
         return Service(place, engine, QueuedModels(place.store, engine))
     models = WarmModels(settings, place.store, place.catalogue.names())
-    embedded = EmbeddedEngine(settings, place.store, workflows(place, models))
+    embedded = EmbeddedEngine(settings, place.store, workflows(place, models), chores(place))
     embedded.start()
     return Service(place, embedded, models)
 

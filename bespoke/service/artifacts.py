@@ -32,7 +32,8 @@ class Artifact:
 class ArtifactStore(Protocol):
     """Where bytes are kept.
 
-    A file is whole or absent, never changes, and is found by its digest; putting it again is free.
+    A file is whole or absent, never changes, and is found by its digest; putting it again is free, and
+    brings it back where it was removed.
     Safe to use from several threads and processes.
     """
 
@@ -54,6 +55,10 @@ class ArtifactStore(Protocol):
         Raises:
             NotFound: There is no such file; raised by the call, not by the iteration.
         """
+        ...
+
+    def remove(self, sha256: str) -> None:
+        """Forget a file; what is not there changes nothing."""
         ...
 
 
@@ -89,6 +94,11 @@ class ObjectArtifacts:
         except (NotFoundError, FileNotFoundError):
             raise NotFound("artifact", sha256) from None
         return (bytes(chunk) for chunk in found.stream(min_chunk_size=CHUNK_BYTES))
+
+    def remove(self, sha256: str) -> None:
+        """See ``ArtifactStore``."""
+        with suppress(NotFoundError, FileNotFoundError):
+            obstore.delete(self._objects, _path(sha256))
 
 
 def open_artifacts(settings: Settings) -> ArtifactStore:

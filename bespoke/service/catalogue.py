@@ -59,7 +59,15 @@ class Catalogue:
         )
 
     def table(self, device_id: str, supernet: str) -> LatencyTable:
-        """The latest table of a device for a supernet.
+        """The table that serves a device for a supernet.
+
+        Raises:
+            DeviceNotProfiled: There is none.
+        """
+        return self.read(self.serving(device_id, supernet))
+
+    def serving(self, device_id: str, supernet: str) -> StoredTable:
+        """The row of the table that serves a device for a supernet.
 
         Raises:
             DeviceNotProfiled: There is none.
@@ -67,7 +75,11 @@ class Catalogue:
         row = self._store.latest_table(device_id, supernet)
         if row is None:
             raise DeviceNotProfiled(device_id, supernet)
-        return self._table(row)
+        return row
+
+    def read(self, row: StoredTable) -> LatencyTable:
+        """The table of a row."""
+        return self._once(("table", row.id), lambda: LatencyTable.from_json(read_table(row)))
 
     def pricer(self, supernet: str, table: LatencyTable) -> TablePricer:
         """A table's prices for populations of a supernet's space.
@@ -91,7 +103,7 @@ class Catalogue:
         for device in self._store.devices():
             row = self._store.latest_table(device.id, supernet)
             if row is not None:
-                found[device.id] = self._ranges(supernet, self._table(row))
+                found[device.id] = self._ranges(supernet, self.read(row))
         return found
 
     def _ranges(self, supernet: str, table: LatencyTable) -> Ranges:
@@ -100,9 +112,6 @@ class Catalogue:
             ("ranges", entry.digest, table.revision, table.profile.digest),
             lambda: _listed(feasible_ranges(entry.space, pricer)),
         )
-
-    def _table(self, row: StoredTable) -> LatencyTable:
-        return self._once(("table", row.campaign_id), lambda: LatencyTable.from_json(read_table(row)))
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
         with self._lock:

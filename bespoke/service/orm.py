@@ -17,6 +17,7 @@ __all__ = [
     "ArtifactRow",
     "Base",
     "Campaign",
+    "CampaignAgent",
     "CampaignEntry",
     "Device",
     "Job",
@@ -34,7 +35,8 @@ BUSY_TIMEOUT_MS = 20_000
 _ACTIVE = sa.text("state IN ('preparing', 'measuring', 'fitting')")
 
 # Plain JSON, not PostgreSQL's JSONB: the order of an architecture's fields is kept.
-Json = sa.JSON()
+# None is SQL's NULL.
+Json = sa.JSON(none_as_null=True)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -101,7 +103,12 @@ class Device(Base):
 
 
 class Campaign(Base):
-    """A stored run of a profiling plan."""
+    """A stored run of a profiling plan.
+
+    ``purpose`` is ``table`` (it makes a revision) or ``check`` (it compares sentinels with
+    ``base_table``, and ``result`` says how). A ``table`` campaign has as ``base_table`` the revision
+    whose ops it took as known, unless ``use_base`` is off or there was none.
+    """
 
     __tablename__ = "campaigns"
     __table_args__ = (
@@ -109,6 +116,7 @@ class Campaign(Base):
             "one_active_campaign",
             "device_id",
             "supernet",
+            "purpose",
             unique=True,
             sqlite_where=_ACTIVE,
             postgresql_where=_ACTIVE,
@@ -118,13 +126,17 @@ class Campaign(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     device_id: Mapped[str] = mapped_column(sa.ForeignKey("devices.id"), index=True)
     supernet: Mapped[str]
+    purpose: Mapped[str]
     effort: Mapped[str]
+    use_base: Mapped[bool]
+    base_table: Mapped[str | None]
     state: Mapped[str]
     plan: Mapped[dict[str, Any] | None]
     job_id: Mapped[str]
     total: Mapped[int]
     done: Mapped[int]
     table_revision: Mapped[str | None]
+    result: Mapped[dict[str, Any] | None]
     error: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime]
     measuring_at: Mapped[datetime | None]
@@ -139,11 +151,29 @@ class CampaignEntry(Base):
     campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
     entry_id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
-    sha256: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.sha256"))
+    sha256: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.sha256"), index=True)
+
+
+class CampaignAgent(Base):
+    """An agent's standing in a campaign.
+
+    ``refused`` counts the reports in a row that were refused as absurd; ``degraded`` holds the
+    reasons that the agent itself gave for measuring under bad conditions.
+    """
+
+    __tablename__ = "campaign_agents"
+
+    campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
+    agent: Mapped[str] = mapped_column(primary_key=True)
+    refused: Mapped[int]
+    degraded: Mapped[list[str]]
+    reason: Mapped[str | None] = mapped_column(sa.Text)
+    quarantined_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
 
 
 class Lease(Base):
-    """Measurements that an agent has taken on for a while."""
+    """Measurements that an agent has taken on for a while; ``ended_at`` once all of them are handed in."""
 
     __tablename__ = "leases"
 
@@ -152,12 +182,14 @@ class Lease(Base):
     agent: Mapped[str]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class Measurement(Base):
     """One entry in one round: to do, leased, or done with its raw samples.
 
-    ``samples`` are float64 milliseconds, little-endian, compressed with zlib.
+    ``samples`` are float64 milliseconds, little-endian, compressed with zlib; ``conditions`` are what
+    the agent told of the device meanwhile.
     """
 
     __tablename__ = "measurements"
@@ -176,20 +208,32 @@ class Measurement(Base):
     samples: Mapped[bytes | None]
     cold_ms: Mapped[float | None]
     error: Mapped[str | None] = mapped_column(sa.Text)
+    conditions: Mapped[dict[str, Any] | None]
     reported_at: Mapped[datetime | None]
 
 
 class StoredTable(Base):
-    """One immutable revision of a latency table."""
+    """One immutable revision of a latency table, as compressed JSON.
 
-    __tablename__ = "latency_tables"
+    The device's current table for a supernet is the newest one that is not provisional, or where all
+    are, the newest. ``stale`` says why its device is not as it was; only a check changes it.
+    """
 
-    campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
-    revision: Mapped[str] = mapped_column(index=True)
+    __tablename__ = "table_revisions"
+    __table_args__ = (sa.UniqueConstraint("device_id", "supernet", "revision"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
     device_id: Mapped[str] = mapped_column(sa.ForeignKey("devices.id"), index=True)
     supernet: Mapped[str]
+    revision: Mapped[str] = mapped_column(index=True)
+    source: Mapped[str]
+    provisional: Mapped[bool]
+    quality: Mapped[dict[str, Any] | None]
+    stale: Mapped[dict[str, Any] | None]
+    campaign_id: Mapped[str | None] = mapped_column(sa.ForeignKey("campaigns.id"), unique=True)
     table: Mapped[bytes]
     created_at: Mapped[datetime]
+    checked_at: Mapped[datetime | None]
 
 
 class StoredSubnet(Base):
@@ -203,7 +247,7 @@ class StoredSubnet(Base):
     predicted: Mapped[dict[str, Any]]
     device_id: Mapped[str | None] = mapped_column(sa.ForeignKey("devices.id"))
     statistics: Mapped[str]
-    table_revision: Mapped[str | None]
+    table_revision: Mapped[str | None] = mapped_column(index=True)
     predictor_revision: Mapped[str]
     supernet_digest: Mapped[str]
     created_at: Mapped[datetime]
@@ -216,7 +260,7 @@ class SubnetModel(Base):
 
     subnet_id: Mapped[str] = mapped_column(sa.ForeignKey("subnets.id"), primary_key=True)
     dynamic_batch: Mapped[bool] = mapped_column(primary_key=True)
-    sha256: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.sha256"))
+    sha256: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.sha256"), index=True)
     created_at: Mapped[datetime]
 
 
@@ -227,7 +271,7 @@ class Search(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     request: Mapped[dict[str, Any]]
-    subnet_id: Mapped[str] = mapped_column(sa.ForeignKey("subnets.id"))
+    subnet_id: Mapped[str] = mapped_column(sa.ForeignKey("subnets.id"), index=True)
     evaluations: Mapped[int]
     generations: Mapped[int]
     duration_s: Mapped[float]
@@ -235,7 +279,7 @@ class Search(Base):
 
 
 class ArtifactRow(Base):
-    """A file in the artifact store."""
+    """A file in the artifact store; only its digest is left of it once ``pruned_at`` is set."""
 
     __tablename__ = "artifacts"
 
@@ -243,6 +287,8 @@ class ArtifactRow(Base):
     size: Mapped[int]
     media_type: Mapped[str]
     created_at: Mapped[datetime]
+    touched_at: Mapped[datetime | None]
+    pruned_at: Mapped[datetime | None]
 
 
 class Job(Base):

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from bespoke.search.feasibility import infeasible_document
 from bespoke.supernet.errors import (
+    AgentQuarantined,
     ArchitectureInvalid,
     BespokeError,
     BodyTooLarge,
@@ -25,6 +27,7 @@ from bespoke.supernet.errors import (
     Forbidden,
     InvalidInput,
     LeaseLost,
+    MeasurementInvalid,
     NotFound,
     TableIncomplete,
     Unauthorized,
@@ -53,8 +56,8 @@ class Problem(BaseModel):
 
 # The first kind that an error is of decides: (status, slug, title).
 KINDS: Mapping[type[BespokeError], tuple[int, str, str]] = {
-    BudgetInfeasible: (422, "budget-infeasible", "No architecture meets these limits"),
     ArchitectureInvalid: (422, "architecture-invalid", "The space has no such architecture"),
+    MeasurementInvalid: (422, "measurement-invalid", "A measured value cannot be true"),
     InvalidInput: (422, "request-invalid", "The request is not understood"),
     NotFound: (404, "not-found", "There is no such thing"),
     Unauthorized: (401, "unauthorized", "A valid key is needed"),
@@ -63,6 +66,7 @@ KINDS: Mapping[type[BespokeError], tuple[int, str, str]] = {
     DeviceNotProfiled: (409, "device-not-profiled", "The device has no latency table"),
     TableIncomplete: (409, "device-not-profiled", "The device's latency table lacks ops"),
     LeaseLost: (409, "lease-lost", "The lease is over"),
+    AgentQuarantined: (409, "agent-quarantined", "The agent is quarantined"),
     Conflict: (409, "conflict", "The present state does not allow it"),
     Unavailable: (503, "unavailable", "Something that is needed is not there now"),
     BespokeError: (500, "internal", "The service failed"),
@@ -76,6 +80,8 @@ UNKNOWN = {
 
 def problem(error: BespokeError) -> Problem:
     """The problem that an error is."""
+    if isinstance(error, BudgetInfeasible):
+        return Problem(**infeasible_document(error))
     status, slug, title = next(values for kind, values in KINDS.items() if isinstance(error, kind))
     if isinstance(error, NotFound) and error.kind in UNKNOWN:
         slug, title = UNKNOWN[error.kind]
@@ -84,13 +90,6 @@ def problem(error: BespokeError) -> Problem:
 
 def _members(error: BespokeError) -> dict[str, Any]:
     match error:
-        case BudgetInfeasible():
-            return {
-                "limits": error.limits,
-                "feasible": error.feasible,
-                "nearest": error.nearest,
-                "relax": error.relax,
-            }
         case ArchitectureInvalid() | ConstraintInvalid():
             return {"field": error.field, "got": error.got, "allowed": error.allowed}
         case NotFound():
@@ -105,6 +104,11 @@ def _members(error: BespokeError) -> dict[str, Any]:
             return {"missing": error.missing}
         case LeaseLost():
             return {"lease_id": error.lease_id}
+        case AgentQuarantined():
+            return {"agent": error.agent, "reason": error.reason, "until": error.until}
+        case MeasurementInvalid():
+            place = {"entry_id": error.entry_id, "round": error.round, "field": error.field}
+            return {**place, "got": error.got, "expected": error.expected}
         case _:
             return {}
 

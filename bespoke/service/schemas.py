@@ -11,13 +11,20 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 __all__ = [
     "ApiName",
     "Campaign",
+    "CampaignAgent",
     "CampaignRequest",
     "CampaignState",
+    "Campaigns",
+    "Caution",
+    "Check",
+    "CheckRequest",
     "Constraints",
     "Device",
     "DeviceRequest",
     "Devices",
     "Effort",
+    "FewShotChoice",
+    "FewShotRequest",
     "Health",
     "Heartbeat",
     "Job",
@@ -28,6 +35,9 @@ __all__ = [
     "Readiness",
     "ReportRequest",
     "Reported",
+    "Request",
+    "Result",
+    "RevisionName",
     "Search",
     "SearchRequest",
     "Statistics",
@@ -35,6 +45,9 @@ __all__ = [
     "Supernet",
     "SupernetName",
     "Supernets",
+    "Table",
+    "TableLinks",
+    "Tables",
 ]
 
 # Neither database takes NUL, and nobody wants a line break in a name.
@@ -42,9 +55,11 @@ Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 ApiName = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 SupernetName = Annotated[str, Query(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
+RevisionName = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Digest of the table.")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Range = Annotated[list[float], Field(min_length=2, max_length=2, description="Smallest and largest.")]
 CampaignState = Literal["preparing", "measuring", "fitting", "succeeded", "failed", "cancelled"]
+Source = Literal["ops", "networks", "few-shot", "published"]
 Statistics = Literal["table", "recalibrated"]
 
 
@@ -146,6 +161,11 @@ class CampaignRequest(_Request):
 
     supernet: Name
     effort: Literal["quick", "standard", "thorough"] = "standard"
+    base: bool = Field(
+        default=True,
+        description="Take the ops that the serving table measured from it, unless that table is stale.",
+    )
+    remeasure: bool = Field(default=False, description="Measure all ops again, whatever `base` says.")
 
 
 class Progress(_Answer):
@@ -154,9 +174,42 @@ class Progress(_Answer):
     done: int
     total: int
     fraction: float
+    active_s: float = Field(description="Seconds in which an agent held a lease; waiting is not in it.")
+    at_work: bool = Field(description="Whether an agent holds a lease now.")
     eta_s: float | None = Field(
-        description="Seconds to the end of measuring at the pace so far; null when unknown."
+        description="Seconds of measuring that are left at the pace so far; null when unknown. "
+        "Waiting for an agent never counts."
     )
+
+
+class CampaignAgent(_Answer):
+    """An agent's standing in a campaign."""
+
+    name: str
+    state: Literal["active", "quarantined"]
+    reason: str | None = Field(description="Why it is, or was, in quarantine.")
+    until: datetime | None = Field(description="When it may lease again.")
+
+
+class Request(_Answer):
+    """A request that is ready to be sent."""
+
+    method: Literal["POST"] = "POST"
+    href: str
+    body: dict[str, Any]
+
+
+class Check(_Answer):
+    """What a check found: the table is stale where `drift` is beyond `limit`, either way."""
+
+    table_revision: str
+    drift: float = Field(description="Median over the sentinels of their latency now over then, minus 1.")
+    limit: float = Field(description="max(3 x the device's repeat error, 5%).")
+    stale: bool
+    sentinels: dict[str, float] = Field(description="Latency now over then, by sentinel.")
+    searches: int = Field(description="How many searches this table has answered.")
+    search_ids: list[str] = Field(description="The newest of them, at most 100.")
+    proposal: Request | None = Field(description="The campaign to start where the table is stale.")
 
 
 class Campaign(_Answer):
@@ -165,14 +218,27 @@ class Campaign(_Answer):
     id: str
     device_id: str
     supernet: str
+    purpose: Literal["table", "check"]
     effort: str
     state: CampaignState
     progress: Progress
+    agents: list[CampaignAgent]
+    degraded: list[str] = Field(description="What agents told of bad conditions while they measured.")
     job_id: str
+    base_revision: str | None = Field(
+        description="The table whose ops were taken as known, or that is checked."
+    )
     table_revision: str | None
+    check: Check | None
     error: str | None
     created_at: datetime
     finished_at: datetime | None
+
+
+class Campaigns(_Answer):
+    """Campaigns, newest first."""
+
+    items: list[Campaign]
 
 
 class LeaseRequest(_Request):
@@ -209,7 +275,11 @@ class Heartbeat(_Answer):
     expires_at: datetime
 
 
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# The bounds are described here and checked in ``reports.py``, where a refusal can name the entry.
+Milliseconds = Annotated[
+    float, Field(json_schema_extra={"exclusiveMinimum": 0, "maximum": 3_600_000}, description="In ms.")
+]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Result(_Request):
@@ -220,6 +290,14 @@ class Result(_Request):
     samples_ms: list[Milliseconds] = Field(max_length=100_000)
     cold_ms: Milliseconds | None = None
     error: Annotated[str, Field(max_length=10_000)] | None = None
+    started_at: Number | Label | None = Field(default=None, description="Unix seconds, or ISO 8601.")
+    frequency_mhz: Number | None = None
+    temperature_c: Number | None = None
+    rejected: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Samples left out.")
+    repeated: int | None = Field(
+        default=None, ge=0, le=2**31 - 1, description="Windows measured again for drift."
+    )
+    degraded: list[Label] = Field(default_factory=list, max_length=20)
 
 
 class ReportRequest(_Request):
@@ -234,6 +312,62 @@ class Reported(_Answer):
     accepted: int
     duplicates: int
     campaign_state: str
+
+
+class TableLinks(_Answer):
+    """Where a revision is, in each of its forms."""
+
+    content: str
+    csv: str
+    ofa: str
+    plot: str
+
+
+class Table(_Answer):
+    """A revision of a latency table; it never changes, but for what later checks say of its device."""
+
+    revision: str
+    device_id: str
+    supernet: str
+    source: Source = Field(description="How it was made.")
+    provisional: bool
+    current: bool = Field(description="Whether it serves searches now.")
+    stale: bool
+    stale_reason: dict[str, Any] | None
+    quality: dict[str, Any] | None = Field(description="Its quality card.")
+    campaign_id: str | None
+    checked_at: datetime | None
+    created_at: datetime
+    links: TableLinks
+
+
+class Tables(_Answer):
+    """Revisions, newest first."""
+
+    items: list[Table]
+
+
+class CheckRequest(_Request):
+    """A check of a device's latency table."""
+
+    supernet: Name
+
+
+class FewShotRequest(_Request):
+    """A few measured networks of a new device."""
+
+    supernet: Name
+    samples: list[dict[str, Any]] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Architectures, each with its `latency_ms` beside its other fields.",
+    )
+
+
+class FewShotChoice(_Answer):
+    """The networks to measure on a new device."""
+
+    architectures: list[dict[str, Any]]
 
 
 Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -318,12 +452,20 @@ class Subnet(_Answer):
     created_at: datetime
 
 
+class Caution(_Answer):
+    """A reason for caution."""
+
+    code: Literal["table-stale", "table-provisional"]
+    detail: str
+
+
 class Search(_Answer):
     """A search with its answer."""
 
     id: str
     request: dict[str, Any] = Field(description="With every default filled in: it can be asked again.")
     subnet: Subnet
+    warnings: list[Caution] = Field(description="What speaks against relying on the latency.")
     evaluations: int
     generations: int
     duration_s: float

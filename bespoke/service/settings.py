@@ -36,6 +36,12 @@ class Settings(BaseSettings):
         lease_ttl_s: How long a lease lasts after it was given or its heartbeat came.
         max_lease_entries: Most measurements of one lease.
         entries_per_step: ONNX files that one step of a campaign's preparation writes.
+        check_hours: Hours after which a worker checks a device's table by its sentinels; 0 for never.
+        quarantine_s: How long an agent that is not to be trusted gets no work of a campaign.
+        chores_s: How often a worker looks for checks that are due and models that nobody needs.
+        artifact_grace_s: How long models are kept at least that no campaign and no subnet needs.
+        events_poll_s: How often a stream of events looks for news.
+        events_s: Length of such a stream; clients connect again.
         model_wait_s: How long a request waits for a model that is being made.
         child_threads: Threads of the heavy work in a child process.
     """
@@ -61,6 +67,12 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(default=60.0, gt=0)
     max_lease_entries: int = Field(default=64, ge=1)
     entries_per_step: int = Field(default=32, ge=1)
+    check_hours: float = Field(default=0.0, ge=0)
+    quarantine_s: float = Field(default=600.0, gt=0)
+    chores_s: float = Field(default=60.0, gt=0)
+    artifact_grace_s: float = Field(default=600.0, ge=0)
+    events_poll_s: float = Field(default=1.0, gt=0)
+    events_s: float = Field(default=600.0, gt=0)
     model_wait_s: float = Field(default=20.0, gt=0)
     child_threads: int = Field(default=1, ge=1)
 

@@ -7,13 +7,13 @@ with ``{"result": ...}`` or ``{"error": text}``. Every task is idempotent.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import IO, Any
 
 from bespoke.latency_tables import (
@@ -24,7 +24,9 @@ from bespoke.latency_tables import (
     build_table,
     entry_onnx,
 )
+from bespoke.service.artifacts import Artifact
 from bespoke.service.models import MEDIA_TYPE, metadata
+from bespoke.service.revisions import to_keep
 from bespoke.service.settings import Settings
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet.architecture import read_architecture
@@ -41,11 +43,11 @@ def write_entries(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     """Write the ONNX files of some entries of a campaign into the artifact store."""
     campaign = place.store.campaign(arguments["campaign_id"])
     space = place.catalogue.entry(campaign.supernet).space
+    precision = DeviceProfile.from_json(place.store.device(campaign.device_id).profile).precision
     written = []
     for data in arguments["entries"]:
         entry = ProfilingEntry.from_json(data)
-        artifact = place.artifacts.put(entry_onnx(entry, space))
-        place.store.add_artifact(artifact.sha256, artifact.size, MEDIA_TYPE)
+        artifact = _keep(place, entry_onnx(entry, space, precision))
         written.append({"entry_id": entry.id, "kind": entry.kind, "sha256": artifact.sha256})
     return {"entries": written}
 
@@ -59,16 +61,17 @@ def fit_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
         Report(m.entry_id, m.round, m.samples_ms, m.cold_ms, m.error)
         for m in place.store.reports(campaign.id)
     ]
-    began = campaign.measuring_at or campaign.created_at
+    base = place.store.table_by_id(campaign.base_table) if campaign.base_table else None
     table = build_table(
         profile,
         ProfilingPlan.from_json(campaign.plan or {}),
         reports,
         space,
-        duration_s=(datetime.now(UTC) - began).total_seconds(),
+        base=place.catalogue.read(base) if base else None,
+        duration_s=place.store.active_s(campaign.id),
     )
     table.pricer(space)  # a table that cannot price the space must fail here, not in a search
-    place.store.finish_campaign(campaign.id, table.revision, table.to_json())
+    place.store.finish_campaign(campaign.id, to_keep(table))
     return {"table_revision": table.revision}
 
 
@@ -85,9 +88,15 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
         )
     architecture = read_architecture(entry.space, row.architecture)
     model = weights.materialise(entry, architecture, metadata(row), dynamic_batch=dynamic_batch)
-    artifact = place.artifacts.put(model)
+    artifact = _keep(place, model)
     place.store.add_model(row.id, dynamic_batch, artifact.sha256, artifact.size, MEDIA_TYPE)
     return {"sha256": artifact.sha256, "size": artifact.size}
+
+
+def _keep(place: Workplace, model: bytes) -> Artifact:
+    """Put a model into the artifact store; its row goes first (see ``store.artifacts``)."""
+    place.store.add_artifact(hashlib.sha256(model).hexdigest(), len(model), MEDIA_TYPE)
+    return place.artifacts.put(model)
 
 
 def warm_up(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from bespoke.service.chores import chores
 from bespoke.service.engines.embedded import EmbeddedEngine
 from bespoke.service.migrations import upgrade
 from bespoke.service.models import WarmModels
@@ -27,7 +28,7 @@ def work(settings: Settings, stop: threading.Event) -> None:
     place = open_workplace(settings)
     upgrade(place.store.engine)
     models = WarmModels(settings, place.store, place.catalogue.names())
-    engine = EmbeddedEngine(settings, place.store, workflows(place, models))
+    engine = EmbeddedEngine(settings, place.store, workflows(place, models), chores(place))
     engine.start()
     logger.info("worker %s is ready", settings.worker)
     try:

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from bespoke.latency_tables import ProfilingPlan, plan_profiling
+from bespoke.service.checking import check_plan, judge
 from bespoke.service.children import Child
 from bespoke.service.engines.protocol import Json, Run, Workflows
 from bespoke.service.models import ModelMaker
+from bespoke.service.orm import Campaign, StoredTable
 from bespoke.service.store import EntryModel
 from bespoke.service.workplace import Workplace
 
@@ -22,6 +24,7 @@ def workflows(place: Workplace, models: ModelMaker) -> Workflows:
     return {
         "prepare-campaign": partial(prepare_campaign, place),
         "fit-campaign": partial(fit_campaign, place),
+        "judge-check": partial(judge_check, place),
         "materialise": partial(materialise, place, models),
     }
 
@@ -51,6 +54,12 @@ def fit_campaign(place: Workplace, run: Run) -> Json:
     return run.step("fit", fit)
 
 
+def judge_check(place: Workplace, run: Run) -> Json:
+    """Say whether a device has drifted, of the sentinels that the agents measured."""
+    campaign_id: str = run.arguments["campaign_id"]
+    return run.step("judge", lambda: judge(place, campaign_id))
+
+
 def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:
     """Make the ONNX file of a subnet in the worker's warm child."""
     subnet_id, dynamic_batch = run.arguments["subnet_id"], run.arguments["dynamic_batch"]
@@ -64,14 +73,37 @@ def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:
 
 def _plan(place: Workplace, campaign_id: str) -> Json:
     campaign = place.store.campaign(campaign_id)
-    space = place.catalogue.entry(campaign.supernet).space
-    plan = plan_profiling(space, effort=campaign.effort, seed=PLAN_SEED)
-    place.store.set_plan(campaign_id, plan.to_json())
+    if campaign.plan is not None:  # it is resumed, or this step ran before
+        return {"entries": len(campaign.plan["entries"])}
+    base: StoredTable | None
+    if campaign.purpose == "check":
+        base = place.store.table_by_id(campaign.base_table or "")
+        made = place.store.campaign(base.campaign_id or "").plan or {}
+        plan = check_plan(ProfilingPlan.from_json(made))
+    else:
+        space = place.catalogue.entry(campaign.supernet).space
+        base = _base(place, campaign)
+        known = place.catalogue.read(base).stats if base else ()
+        plan = plan_profiling(space, known=known, effort=campaign.effort, seed=PLAN_SEED)
+    place.store.set_plan(campaign_id, plan.to_json(), base.id if base else None)
     return {"entries": len(plan.entries)}
+
+
+def _base(place: Workplace, campaign: Campaign) -> StoredTable | None:
+    """The table whose ops are known: the serving one, if its ops were measured and still hold."""
+    if not campaign.use_base:
+        return None
+    row = place.store.latest_table(campaign.device_id, campaign.supernet)
+    usable = row is not None and row.source == "ops" and not row.provisional and row.stale is None
+    return row if usable else None
 
 
 def _write_entries(place: Workplace, child: Child, run: Run, entries: list[Any]) -> Json:
     campaign_id = run.arguments["campaign_id"]
+    missing = place.store.unwritten(campaign_id, [entry["id"] for entry in entries])
+    entries = [entry for entry in entries if entry["id"] in missing]
+    if not entries:
+        return {"entries": 0}
     written = child.call("write-entries", {"campaign_id": campaign_id, "entries": entries}, run.stopped)
     place.store.add_entries(campaign_id, [EntryModel(**entry) for entry in written["entries"]])
     return {"entries": len(entries)}

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 
 from bespoke.service.migrations import upgrade
 from bespoke.service.orm import Base, Campaign, open_database
-from bespoke.service.store import EntryModel, MeasuredEntry, Store, read_table
+from bespoke.service.store import EntryModel, MeasuredEntry, Store, TableToKeep, read_table
 from bespoke.supernet.errors import Conflict, InvalidInput, LeaseLost, NotFound
 
 TTL_S = 30.0
@@ -56,6 +56,10 @@ def measuring(store: Store, name: str = "board") -> tuple[str, Campaign]:
 
 def measured(entry_id: str, round_: int, *samples: float) -> MeasuredEntry:
     return MeasuredEntry(entry_id, round_, samples or (1.0, 2.5), 9.0, None)
+
+
+def table(revision: str, number: int = 0, *, provisional: bool = False) -> TableToKeep:
+    return TableToKeep(revision, "ops", provisional, {"number": number, "quality": None})
 
 
 def test_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:
@@ -209,16 +213,16 @@ def test_the_latest_succeeded_table_is_served_and_none_is_overwritten(timed: Sto
         timed.report(lease[0].id, [measured(e, r) for r in range(ROUNDS) for e in ENTRIES])
         clock.pass_s(60)
         if number < 2:
-            timed.finish_campaign(campaign.id, f"revision-{number}", {"number": number})
-            timed.finish_campaign(campaign.id, "another", {"number": -1})  # a step that runs twice
+            timed.finish_campaign(campaign.id, table(f"revision-{number}", number))
+            timed.finish_campaign(campaign.id, table("another", -1))  # a step that runs twice
         else:
             fit = timed.campaign(campaign.id).job_id
             timed.fail_job(fit, {"detail": "noise"})
             assert timed.campaign(campaign.id).state == "failed"
             assert timed.campaign(campaign.id).error == "noise"
-    table = timed.latest_table(device_id, "tiny")
-    assert table is not None
-    assert (table.revision, read_table(table)) == ("revision-1", {"number": 1})
+    served = timed.latest_table(device_id, "tiny")
+    assert served is not None
+    assert (served.revision, read_table(served)["number"]) == ("revision-1", 1)
     assert timed.latest_table(device_id, "other") is None
     assert [row.revision for row in timed.latest_tables(device_id)] == ["revision-1"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from bespoke.service.engines.distributed import DistributedEngine
-from bespoke.service.engines.protocol import Workflows
+from bespoke.service.engines.protocol import JobEngine, Workflows
 from bespoke.service.engines.runtime import Runtime
 from bespoke.service.orm import Job
 from bespoke.service.settings import Settings
@@ -15,10 +17,16 @@ __all__ = ["EmbeddedEngine"]
 class EmbeddedEngine:
     """A ``JobEngine`` that needs no worker beside it, on SQLite or PostgreSQL."""
 
-    def __init__(self, settings: Settings, store: Store, workflows: Workflows) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        workflows: Workflows,
+        chores: Sequence[Callable[[JobEngine], None]] = (),
+    ) -> None:
         """Prepare the engine; see ``Runtime``."""
         self._door = DistributedEngine(settings.database, store)
-        self._runtime = Runtime(settings, store, self._door, workflows)
+        self._runtime = Runtime(settings, store, self._door, workflows, chores)
 
     def start(self) -> None:
         """See ``JobEngine``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from dbos import DBOS, DBOSConfig
 
@@ -17,7 +18,7 @@ from bespoke.service.engines.distributed import (
     DistributedEngine,
     system_database,
 )
-from bespoke.service.engines.protocol import Json, Run, Workflows
+from bespoke.service.engines.protocol import JobEngine, Json, Run, Workflows
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from bespoke.supernet.errors import BespokeError
@@ -34,7 +35,12 @@ class Runtime:
     """A worker: takes jobs from the queues, says that it lives, and rescues the jobs of dead ones."""
 
     def __init__(
-        self, settings: Settings, store: Store, engine: DistributedEngine, workflows: Workflows
+        self,
+        settings: Settings,
+        store: Store,
+        engine: DistributedEngine,
+        workflows: Workflows,
+        chores: Sequence[Callable[[JobEngine], None]] = (),
     ) -> None:
         """Prepare a worker.
 
@@ -43,9 +49,10 @@ class Runtime:
             store: Keeps the status of jobs.
             engine: Rescues jobs.
             workflows: What to run, by the kind of job.
+            chores: What to do now and then beside them.
         """
         self._settings, self._store, self._engine = settings, store, engine
-        self._workflows = workflows
+        self._workflows, self._chores = workflows, chores
         self._stopping = threading.Event()
         self._running, self._changed = 0, threading.Condition()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -127,10 +134,15 @@ class Runtime:
         return DBOS.run_step({"name": name}, work)
 
     def _beat(self) -> None:
+        chores_at = time.monotonic()
         while not self._stopping.wait(self._settings.heartbeat_s):
             try:
                 self._store.beat(self._settings.worker)
                 self._rescue()
+                if time.monotonic() - chores_at >= self._settings.chores_s:
+                    chores_at = time.monotonic()
+                    for chore in self._chores:
+                        chore(self._engine)
             except Exception:
                 logger.exception("heartbeat of worker %s", self._settings.worker)
 

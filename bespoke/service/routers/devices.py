@@ -47,8 +47,11 @@ def device(_key: AnyKey, device_id: schemas.ApiName, service: Running) -> schema
 def latency_table(
     _key: AnyKey, device_id: schemas.ApiName, supernet: schemas.SupernetName, service: Running
 ) -> dict[str, Any]:
-    """The table that the device's latest campaign for this supernet gave, with its revision."""
+    """The table that serves this device for a supernet: its JSON, its revision, and whether it is stale.
+
+    The newest revision serves; a provisional one only where there is no other.
+    """
     service.place.store.device(device_id)
     service.place.catalogue.entry(supernet)
-    table = service.place.catalogue.table(device_id, supernet)
-    return {"revision": table.revision, **table.to_json()}
+    row = service.place.catalogue.serving(device_id, supernet)
+    return answers.table_content(row, service.place.catalogue.read(row).to_json(), current=True)

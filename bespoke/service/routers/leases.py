@@ -9,7 +9,8 @@ from fastapi import APIRouter, Response
 from bespoke.service import schemas
 from bespoke.service.dependencies import AgentKey, Running
 from bespoke.service.problems import responses
-from bespoke.service.store import MeasuredEntry
+from bespoke.service.reports import check, measured
+from bespoke.supernet.errors import InvalidInput
 
 router = APIRouter(prefix="/v1", tags=["leases"], responses=responses(401, 403, 404, 422))
 
@@ -45,22 +46,25 @@ def heartbeat(_key: AgentKey, lease_id: schemas.ApiName, service: Running) -> sc
     return schemas.Heartbeat(expires_at=held.expires_at)
 
 
-@router.post("/leases/{lease_id}/report", responses=responses(400, 413))
+@router.post("/leases/{lease_id}/report", responses=responses(400, 409, 413))
 def report(
     _key: AgentKey, lease_id: schemas.ApiName, body: schemas.ReportRequest, service: Running
 ) -> schemas.Reported:
-    """Hand in results, each (campaign, entry, round) once; also when the lease was lost."""
-    results = [
-        MeasuredEntry(r.entry_id, r.round, r.samples_ms, r.cold_ms, _text(r.error)) for r in body.results
-    ]
-    done = service.place.store.report(lease_id, results)
+    """Hand in results, each (campaign, entry, round) once; also when the lease was lost.
+
+    One value that cannot be true refuses the whole report with 422 ``measurement-invalid``. Three such
+    reports in a row, or three sentinels in a row that are more than 25% off what the campaign's other
+    agents measured, quarantine the agent: 409 ``agent-quarantined``.
+    """
+    store, quarantine_s = service.place.store, service.place.settings.quarantine_s
+    try:
+        check(service.place, store.campaign_of(lease_id), body.results)
+    except InvalidInput as error:
+        store.refuse_report(lease_id, str(error), quarantine_s)
+        raise
+    done = store.report(lease_id, [measured(result) for result in body.results], quarantine_s)
     if done.job is not None:
         service.engine.submit(done.job)
     return schemas.Reported(
         accepted=done.accepted, duplicates=done.duplicates, campaign_state=done.campaign.state
     )
-
-
-def _text(error: str | None) -> str | None:
-    """PostgreSQL takes no NUL, and an agent's error text may hold anything."""
-    return None if error is None else error.replace("\x00", "")

@@ -24,10 +24,10 @@ def create_search(
     search, subnet = answer(service.place, body)
     service.models.ask(subnet.id)
     response.headers["Location"] = f"/v1/searches/{search.id}"
-    return answers.search(search, subnet)
+    return answers.search(search, subnet, service.place.store)
 
 
 @router.get("/{search_id}")
 def search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
     """A search and its answer."""
-    return answers.search(*service.place.store.search(search_id))
+    return answers.search(*service.place.store.search(search_id), service.place.store)

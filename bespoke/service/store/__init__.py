@@ -6,6 +6,7 @@ something is one transaction.
 
 from __future__ import annotations
 
+from bespoke.service.store.agents import Agents
 from bespoke.service.store.artifacts import Artifacts
 from bespoke.service.store.campaigns import Campaigns, EntryModel
 from bespoke.service.store.database import new_id
@@ -14,11 +15,20 @@ from bespoke.service.store.jobs import Jobs
 from bespoke.service.store.keys import Keys
 from bespoke.service.store.leases import LeasedEntry, Leases, MeasuredEntry, Reported
 from bespoke.service.store.searches import Searches
-from bespoke.service.store.tables import Tables, read_table
+from bespoke.service.store.tables import Tables, TableToKeep, read_table
 from bespoke.service.store.workers import Workers
 
-__all__ = ["EntryModel", "LeasedEntry", "MeasuredEntry", "Reported", "Store", "new_id", "read_table"]
+__all__ = [
+    "EntryModel",
+    "LeasedEntry",
+    "MeasuredEntry",
+    "Reported",
+    "Store",
+    "TableToKeep",
+    "new_id",
+    "read_table",
+]
 
 
-class Store(Keys, Devices, Tables, Campaigns, Leases, Artifacts, Searches, Jobs, Workers):
+class Store(Keys, Devices, Tables, Campaigns, Leases, Agents, Artifacts, Searches, Jobs, Workers):
     """All that the service remembers, but for the artifacts' bytes."""

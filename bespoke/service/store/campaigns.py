@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from bespoke.service.orm import Campaign, CampaignEntry, Device, Job, Measurement
+from bespoke.service.orm import (
+    ArtifactRow,
+    Campaign,
+    CampaignEntry,
+    Device,
+    Job,
+    Lease,
+    Measurement,
+    StoredTable,
+)
 from bespoke.service.store.database import Database, found, insert, new_id
 from bespoke.service.store.jobs import end_job, new_job
 from bespoke.supernet.errors import Conflict
 
-__all__ = ["Campaigns", "EntryModel"]
+__all__ = ["LAST_JOB", "UNDONE", "Campaigns", "EntryModel", "end_leases", "lock_campaign"]
 
 INSERTED_AT_ONCE = 500
+LAST_JOB = {"table": "fit-campaign", "check": "judge-check"}
+"""What runs when the last measurement is in, by the campaign's purpose."""
+
+UNDONE = {
+    "samples": None,
+    "cold_ms": None,
+    "error": None,
+    "conditions": None,
+    "reported_at": None,
+    "lease_id": None,
+}
+"""Columns of a measurement that is to be done (again)."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +54,29 @@ class EntryModel:
 class Campaigns(Database):
     """Profiling campaigns."""
 
-    def add_campaign(self, device_id: str, supernet: str, effort: str) -> tuple[Campaign, Job]:
+    def add_campaign(
+        self,
+        device_id: str,
+        supernet: str,
+        effort: str,
+        *,
+        purpose: str = "table",
+        use_base: bool = True,
+        base_table: str | None = None,
+    ) -> tuple[Campaign, Job]:
         """Start a campaign, with the job that prepares it.
+
+        Args:
+            device_id: The device.
+            supernet: Whose ops, or for a check whose sentinels, are measured.
+            effort: Name in ``latency_tables.profiling.EFFORTS``.
+            purpose: ``table`` or ``check``.
+            use_base: Whether ops that the device's table has already are taken from it.
+            base_table: Id of the table that a check compares with.
 
         Raises:
             NotFound: There is no such device.
-            Conflict: One is going on for the same device and supernet.
+            Conflict: One is going on for the same device, supernet and purpose.
         """
         now, campaign_id = self._now(), new_id("cmp")
         job = new_job("prepare-campaign", {"campaign_id": campaign_id}, self._now())
@@ -44,7 +84,10 @@ class Campaigns(Database):
             id=campaign_id,
             device_id=device_id,
             supernet=supernet,
+            purpose=purpose,
             effort=effort,
+            use_base=use_base,
+            base_table=base_table,
             state="preparing",
             job_id=job.id,
             total=0,
@@ -56,10 +99,40 @@ class Campaigns(Database):
                 found(session.get(Device, device_id), "device", device_id)
                 session.add_all([campaign, job])
         except IntegrityError:
-            raise Conflict(
-                f"device {device_id!r} is being profiled for {supernet!r} already: "
-                "wait for that campaign, or cancel it"
-            ) from None
+            raise _going_on(campaign) from None
+        return campaign, job
+
+    def resume_campaign(self, campaign_id: str) -> tuple[Campaign, Job]:
+        """Take up a campaign that was cancelled or failed: only what is missing is measured.
+
+        Entries that could not be measured are missing too. The job writes the models of what is
+        missing, or fits where nothing is.
+
+        Raises:
+            NotFound: There is no such campaign.
+            Conflict: It goes on or has succeeded, or another one of its kind goes on.
+        """
+        try:
+            with self._write() as session:
+                campaign = lock_campaign(session, campaign_id)
+                if campaign.state not in ("cancelled", "failed"):
+                    raise Conflict(
+                        f"campaign {campaign_id!r} is {campaign.state}: only a cancelled or failed one "
+                        "is resumed"
+                    )
+                here = Measurement.campaign_id == campaign_id
+                session.execute(
+                    sa.update(Measurement).where(here, Measurement.error.is_not(None)).values(UNDONE)
+                )
+                campaign.done = _count(session, here, Measurement.reported_at.is_not(None))
+                complete = 0 < campaign.total <= campaign.done
+                kind = LAST_JOB[campaign.purpose] if complete else "prepare-campaign"
+                job = new_job(kind, {"campaign_id": campaign_id}, self._now())
+                session.add(job)
+                campaign.state, campaign.job_id = "fitting" if complete else "preparing", job.id
+                campaign.error = campaign.finished_at = None
+        except IntegrityError:
+            raise _going_on(self.campaign(campaign_id)) from None
         return campaign, job
 
     def campaign(self, campaign_id: str) -> Campaign:
@@ -71,10 +144,37 @@ class Campaigns(Database):
         with self._read() as session:
             return found(session.get(Campaign, campaign_id), "campaign", campaign_id)
 
-    def set_plan(self, campaign_id: str, plan: dict[str, Any]) -> None:
-        """Keep the profiling plan of a campaign; idempotent."""
+    def campaigns(self, device_id: str) -> list[Campaign]:
+        """The campaigns of a device, newest first."""
+        query = (
+            sa.select(Campaign)
+            .where(Campaign.device_id == device_id)
+            .order_by(Campaign.created_at.desc(), Campaign.id)
+        )
+        with self._read() as session:
+            return list(session.scalars(query))
+
+    def set_plan(self, campaign_id: str, plan: dict[str, Any], base_table: str | None = None) -> None:
+        """Keep the profiling plan of a campaign, and the table whose ops it leaves out; idempotent."""
         with self._write() as session:
-            found(session.get(Campaign, campaign_id), "campaign", campaign_id).plan = plan
+            campaign = found(session.get(Campaign, campaign_id), "campaign", campaign_id)
+            campaign.plan, campaign.base_table = plan, base_table
+
+    def unwritten(self, campaign_id: str, entry_ids: Sequence[str]) -> set[str]:
+        """Those of some entries that are still to be measured, and whose model is not there."""
+        done = (
+            sa.select(Measurement.entry_id)
+            .where(Measurement.campaign_id == campaign_id)
+            .group_by(Measurement.entry_id)
+            .having(sa.func.count(Measurement.reported_at) == sa.func.count())
+        )
+        written = (
+            sa.select(CampaignEntry.entry_id)
+            .join(ArtifactRow, ArtifactRow.sha256 == CampaignEntry.sha256)
+            .where(CampaignEntry.campaign_id == campaign_id, ArtifactRow.pruned_at.is_(None))
+        )
+        with self._read() as session:
+            return set(entry_ids) - set(session.scalars(done)) - set(session.scalars(written))
 
     def add_entries(self, campaign_id: str, entries: Sequence[EntryModel]) -> None:
         """Keep the models of some entries; idempotent."""
@@ -92,23 +192,26 @@ class Campaigns(Database):
     def start_measuring(self, campaign_id: str, order: Sequence[tuple[str, int]]) -> None:
         """Open a prepared campaign to agents; idempotent, and nothing happens to a cancelled one.
 
+        A resumed campaign keeps the measurements that it has.
+
         Args:
-            campaign_id: The campaign, with the models of all its entries.
+            campaign_id: The campaign, with the models of all entries that are to be measured.
             order: (entry id, round) of every measurement, in the order of measuring.
         """
         with self._write() as session:
-            campaign = found(
-                session.get(Campaign, campaign_id, with_for_update=True), "campaign", campaign_id
-            )
+            campaign = lock_campaign(session, campaign_id)
             if campaign.state != "preparing":
                 return
-            rows = [
-                {"campaign_id": campaign_id, "position": position, "entry_id": entry_id, "round": round_}
-                for position, (entry_id, round_) in enumerate(order)
-            ]
-            for start in range(0, len(rows), INSERTED_AT_ONCE):
-                session.execute(sa.insert(Measurement), rows[start : start + INSERTED_AT_ONCE])
-            campaign.state, campaign.total, campaign.measuring_at = "measuring", len(rows), self._now()
+            here = Measurement.campaign_id == campaign_id
+            if not _count(session, here):
+                rows = [
+                    {"campaign_id": campaign_id, "position": position, "entry_id": entry_id, "round": round_}
+                    for position, (entry_id, round_) in enumerate(order)
+                ]
+                for start in range(0, len(rows), INSERTED_AT_ONCE):
+                    session.execute(sa.insert(Measurement), rows[start : start + INSERTED_AT_ONCE])
+            campaign.state, campaign.total = "measuring", len(order)
+            campaign.measuring_at = campaign.measuring_at or self._now()
 
     def cancel_campaign(self, campaign_id: str) -> Campaign:
         """Stop a campaign and its job; what was measured is kept. A second time changes nothing.
@@ -118,12 +221,62 @@ class Campaigns(Database):
             Conflict: It has ended otherwise.
         """
         with self._write() as session:
-            campaign = found(
-                session.get(Campaign, campaign_id, with_for_update=True), "campaign", campaign_id
-            )
+            campaign = lock_campaign(session, campaign_id)
             if campaign.state in ("succeeded", "failed"):
                 raise Conflict(f"campaign {campaign_id!r} has {campaign.state}: it cannot be cancelled")
             if campaign.state != "cancelled":
-                campaign.state, campaign.finished_at = "cancelled", self._now()
+                now = self._now()
+                campaign.state, campaign.finished_at = "cancelled", now
+                end_leases(session, campaign_id, now)
                 end_job(session, self._now(), campaign.job_id, state="cancelled")
             return campaign
+
+    def finish_check(self, campaign_id: str, result: dict[str, Any]) -> None:
+        """Keep what a check found, and mark its table by it; idempotent.
+
+        Args:
+            campaign_id: The check.
+            result: With ``stale``, which says whether the table is.
+        """
+        with self._write() as session:
+            campaign = lock_campaign(session, campaign_id)
+            if campaign.state != "fitting":
+                return
+            now = self._now()
+            campaign.state, campaign.result, campaign.finished_at = "succeeded", result, now
+            table = session.get(StoredTable, campaign.base_table, with_for_update=True)
+            if table is not None:
+                table.checked_at = now
+                told = {"campaign_id": campaign_id, "at": now.isoformat(), **result}
+                table.stale = told if result["stale"] else None
+
+
+def end_leases(session: Session, campaign_id: str, now: datetime, agent: str | None = None) -> None:
+    """End the live leases of a campaign, or of one agent in it."""
+    mine = () if agent is None else (Lease.agent == agent,)
+    live = (Lease.campaign_id == campaign_id, Lease.ended_at.is_(None), Lease.expires_at > now)
+    session.execute(sa.update(Lease).where(*live, *mine).values(ended_at=now, expires_at=now))
+
+
+def lock_campaign(session: Session, campaign_id: str) -> Campaign:
+    """A campaign that nobody else changes until the transaction ends.
+
+    Rows that refer to it may still be added: an agent that leases never waits for one that reports.
+
+    Raises:
+        NotFound: There is no such campaign.
+    """
+    row = session.get(Campaign, campaign_id, with_for_update={"key_share": True})
+    return found(row, "campaign", campaign_id)
+
+
+def _count(session: Session, *where: sa.ColumnElement[bool]) -> int:
+    return session.scalar(sa.select(sa.func.count()).select_from(Measurement).where(*where)) or 0
+
+
+def _going_on(campaign: Campaign) -> Conflict:
+    what = "profiled" if campaign.purpose == "table" else "checked"
+    return Conflict(
+        f"device {campaign.device_id!r} is being {what} for {campaign.supernet!r} already: "
+        "wait for that campaign, or cancel it"
+    )

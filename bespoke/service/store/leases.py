@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from bespoke.service.orm import ArtifactRow, Campaign, CampaignEntry, Job, Lease, Measurement
+from bespoke.service.orm import (
+    ArtifactRow,
+    Campaign,
+    CampaignAgent,
+    CampaignEntry,
+    Job,
+    Lease,
+    Measurement,
+)
+from bespoke.service.store.agents import quarantine_failing, standing
+from bespoke.service.store.campaigns import LAST_JOB, lock_campaign
 from bespoke.service.store.database import Database, changed, found, new_id
 from bespoke.service.store.jobs import new_job
-from bespoke.supernet.errors import InvalidInput, LeaseLost
+from bespoke.service.store.samples import pack, unpack
+from bespoke.supernet.errors import AgentQuarantined, InvalidInput, LeaseLost
 
 __all__ = ["LeasedEntry", "Leases", "MeasuredEntry", "Reported"]
+
+QUARANTINE_S = 600.0
+MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
@@ -32,13 +45,23 @@ class LeasedEntry:
 
 @dataclass(frozen=True)
 class MeasuredEntry:
-    """One measurement as an agent reports it: samples and cold start in milliseconds."""
+    """One measurement as an agent reports it.
+
+    Attributes:
+        entry_id: The entry of the plan.
+        round: Counted from 0.
+        samples_ms: Raw samples in milliseconds.
+        cold_ms: Loading and the first run.
+        error: Why there are no samples; None where there are.
+        conditions: What the agent told of the device meanwhile: frequency, temperature, ...
+    """
 
     entry_id: str
     round: int
     samples_ms: Sequence[float]
     cold_ms: float | None
     error: str | None
+    conditions: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,8 @@ class Leases(Database):
     ) -> tuple[Lease, Campaign, list[LeasedEntry]] | None:
         """Give measurements to an agent, oldest campaign first; None where there is nothing to do.
 
-        Measurements of expired leases are given again.
+        Measurements of expired leases are given again. An agent gets none of a campaign that has
+        quarantined it.
         """
         now = self._now()
         with self._write() as session:
@@ -69,6 +93,9 @@ class Leases(Database):
                 .order_by(Campaign.created_at)
             )
             for campaign in session.scalars(open_campaigns):
+                about = standing(session, campaign.id, agent, now)
+                if about.quarantined_until is not None:
+                    continue
                 over = sa.select(Lease.id).where(Lease.campaign_id == campaign.id, Lease.expires_at <= now)
                 free = (
                     sa.select(Measurement)
@@ -114,26 +141,46 @@ class Leases(Database):
             lease.expires_at = now + timedelta(seconds=ttl_s)
             return lease
 
-    def report(self, lease_id: str, results: Sequence[MeasuredEntry]) -> Reported:
+    def report(
+        self, lease_id: str, results: Sequence[MeasuredEntry], quarantine_s: float = QUARANTINE_S
+    ) -> Reported:
         """Keep results, each (campaign, entry, round) once; the last one starts the fit.
 
-        A lost lease does not matter: work is never thrown away.
+        A lost lease does not matter: work is not thrown away. Where the results show that an agent is
+        not to be trusted (``quarantine.failing``), it is quarantined and all that it measured in
+        this campaign is to be measured again.
+
+        Args:
+            lease_id: The lease under which they were measured.
+            results: What was measured.
+            quarantine_s: How long an agent that fails gets no work of the campaign.
 
         Raises:
             NotFound: There is no such lease.
             InvalidInput: A result is of no measurement of the campaign.
+            AgentQuarantined: The agent is quarantined.
         """
         now = self._now()
         with self._write() as session:
             lease = found(session.get(Lease, lease_id), "lease", lease_id)
             # The lock makes reports of one campaign wait for each other, so that ``done`` is right
             # and exactly one of them sees the end.
-            campaign = session.get_one(Campaign, lease.campaign_id, with_for_update=True)
+            campaign = lock_campaign(session, lease.campaign_id)
+            about = standing(session, campaign.id, lease.agent, now)
+            if about.quarantined_until is not None:
+                raise AgentQuarantined(
+                    about.agent, about.reason or "", about.quarantined_until.isoformat(timespec="seconds")
+                )
             accepted = sum(_keep(session, campaign.id, lease_id, now, r) for r in results)
             campaign.done += accepted
+            _note(about, results)
+            _end_if_done(session, lease, now)
+            if campaign.state == "measuring":
+                until = now + timedelta(seconds=quarantine_s)
+                campaign.done -= quarantine_failing(session, campaign.id, now, until)
             job = None
             if campaign.state == "measuring" and campaign.done >= campaign.total:
-                job = new_job("fit-campaign", {"campaign_id": campaign.id}, self._now())
+                job = new_job(LAST_JOB[campaign.purpose], {"campaign_id": campaign.id}, now)
                 session.add(job)
                 campaign.state, campaign.job_id = "fitting", job.id
             return Reported(accepted, len(results) - accepted, campaign, job)
@@ -146,10 +193,27 @@ class Leases(Database):
             .order_by(Measurement.position)
         )
         with self._read() as session:
-            return [
-                MeasuredEntry(row.entry_id, row.round, _unpack(row.samples), row.cold_ms, row.error)
-                for row in session.scalars(query)
-            ]
+            return [_measured(row) for row in session.scalars(query)]
+
+
+def _measured(row: Measurement) -> MeasuredEntry:
+    samples = unpack(row.samples)
+    return MeasuredEntry(row.entry_id, row.round, samples, row.cold_ms, row.error, row.conditions)
+
+
+def _note(about: CampaignAgent, results: Sequence[MeasuredEntry]) -> None:
+    """A report that was taken ends a row of refusals; reasons for bad conditions are kept once."""
+    reasons = [reason for r in results for reason in (r.conditions or {}).get("degraded", ())]
+    about.refused = 0
+    about.degraded = sorted({*about.degraded, *reasons})[:MOST_REASONS]
+
+
+def _end_if_done(session: Session, lease: Lease, now: datetime) -> None:
+    left = sa.select(Measurement.position).where(
+        Measurement.lease_id == lease.id, Measurement.reported_at.is_(None)
+    )
+    if lease.ended_at is None and session.scalars(left.limit(1)).first() is None:
+        lease.ended_at = min(now, lease.expires_at)
 
 
 def _leased(session: Session, campaign_id: str, taken: list[Measurement]) -> list[LeasedEntry]:
@@ -177,9 +241,10 @@ def _keep(session: Session, campaign_id: str, lease_id: str, now: datetime, resu
         sa.update(Measurement)
         .where(here, Measurement.reported_at.is_(None))
         .values(
-            samples=_pack(result.samples_ms),
+            samples=pack(result.samples_ms),
             cold_ms=result.cold_ms,
             error=result.error,
+            conditions=result.conditions,
             reported_at=now,
             lease_id=lease_id,
         )
@@ -192,11 +257,3 @@ def _keep(session: Session, campaign_id: str, lease_id: str, now: datetime, resu
             f"{campaign_id!r}: report what the lease names"
         )
     return False
-
-
-def _pack(samples_ms: Sequence[float]) -> bytes:
-    return zlib.compress(np.asarray(samples_ms, "<f8").tobytes())
-
-
-def _unpack(samples: bytes | None) -> tuple[float, ...]:
-    return tuple(np.frombuffer(zlib.decompress(samples), "<f8").tolist()) if samples else ()

@@ -5,49 +5,138 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session, defer
 
-from bespoke.service.orm import Campaign, StoredTable
-from bespoke.service.store.database import Database, found, insert
+from bespoke.service.orm import Device, Search, StoredSubnet, StoredTable
+from bespoke.service.store.campaigns import lock_campaign
+from bespoke.service.store.database import Database, found, insert, new_id
 
-__all__ = ["Tables", "read_table"]
+__all__ = ["TableToKeep", "Tables", "read_table"]
+
+
+@dataclass(frozen=True)
+class TableToKeep:
+    """A latency table that is to be kept.
+
+    Attributes:
+        revision: Its digest.
+        source: How it was made.
+        provisional: Whether it only serves until a full one is there.
+        table: Its JSON, the quality card included.
+    """
+
+    revision: str
+    source: str
+    provisional: bool
+    table: Mapping[str, Any]
 
 
 class Tables(Database):
     """Latency tables: revisions that are never overwritten."""
 
     def latest_table(self, device_id: str, supernet: str) -> StoredTable | None:
-        """The table of the latest campaign that succeeded; None where there is none."""
+        """The table that serves now (see ``StoredTable``); None where there is none."""
+        query = _tables(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
         with self._read() as session:
-            return session.scalars(_tables(device_id).where(StoredTable.supernet == supernet)).first()
+            return session.scalars(query.limit(1)).first()
 
     def latest_tables(self, device_id: str) -> list[StoredTable]:
-        """The latest table of each supernet that the device was profiled for."""
-        with self._read() as session:
-            latest: dict[str, StoredTable] = {}
-            for table in session.scalars(_tables(device_id)):
-                latest.setdefault(table.supernet, table)
-            return list(latest.values())
+        """The table that serves now for each supernet, without its content."""
+        latest: dict[str, StoredTable] = {}
+        for table in self.tables(device_id):
+            if table.supernet not in latest or latest[table.supernet].provisional > table.provisional:
+                latest[table.supernet] = table
+        return list(latest.values())
 
-    def finish_campaign(self, campaign_id: str, revision: str, table: Mapping[str, Any]) -> None:
+    def tables(self, device_id: str, supernet: str | None = None) -> list[StoredTable]:
+        """All revisions of a device, or of it and a supernet, newest first; without their content."""
+        query = (
+            sa.select(StoredTable)
+            .where(StoredTable.device_id == device_id)
+            .options(defer(StoredTable.table))
+            .order_by(StoredTable.created_at.desc(), StoredTable.id)
+        )
+        if supernet is not None:
+            query = query.where(StoredTable.supernet == supernet)
+        with self._read() as session:
+            return list(session.scalars(query))
+
+    def table(self, device_id: str, revision: str) -> StoredTable:
+        """A revision of a device.
+
+        Raises:
+            NotFound: There is no such revision.
+        """
+        query = _tables(StoredTable.device_id == device_id, StoredTable.revision == revision)
+        with self._read() as session:
+            return found(session.scalars(query.limit(1)).first(), "latency table", revision)
+
+    def table_state(self, device_id: str | None, supernet: str, revision: str | None) -> StoredTable | None:
+        """A revision without its content; None where there is none."""
+        if device_id is None or revision is None:
+            return None
+        with self._read() as session:
+            query = _of_revision(device_id, supernet, revision).options(defer(StoredTable.table))
+            return session.scalars(query).first()
+
+    def table_by_id(self, table_id: str) -> StoredTable:
+        """A revision by its row.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._read() as session:
+            return found(session.get(StoredTable, table_id), "latency table", table_id)
+
+    def other_tables(self, device_id: str, supernet: str) -> list[StoredTable]:
+        """What full tables serve the other devices for a supernet, by the age of the device."""
+        with self._read() as session:
+            others = session.scalars(
+                sa.select(Device.id).where(Device.id != device_id).order_by(Device.created_at, Device.id)
+            ).all()
+        serving = [self.latest_table(other, supernet) for other in others]
+        return [table for table in serving if table is not None and not table.provisional]
+
+    def add_table(self, device_id: str, supernet: str, kept: TableToKeep) -> tuple[StoredTable, bool]:
+        """Keep a table that no campaign made; the same revision again is the same row.
+
+        Returns:
+            The row, and whether it is new.
+
+        Raises:
+            NotFound: There is no such device.
+        """
+        with self._write() as session:
+            found(session.get(Device, device_id), "device", device_id)
+            new = _add(session, device_id, supernet, kept, None, self._now())
+            return session.scalars(_of_revision(device_id, supernet, kept.revision)).one(), new
+
+    def finish_campaign(self, campaign_id: str, kept: TableToKeep) -> None:
         """Keep the table that a campaign gave, and serve it from now on; idempotent."""
         with self._write() as session:
-            campaign = found(session.get(Campaign, campaign_id), "campaign", campaign_id)
-            insert(
-                session,
-                StoredTable,
-                campaign_id=campaign_id,
-                revision=revision,
-                device_id=campaign.device_id,
-                supernet=campaign.supernet,
-                table=zlib.compress(json.dumps(table).encode()),
-                created_at=self._now(),
-            )
+            campaign = lock_campaign(session, campaign_id)
             if campaign.state == "fitting":
-                campaign.state, campaign.table_revision = "succeeded", revision
-                campaign.finished_at = self._now()
+                now = self._now()
+                _add(session, campaign.device_id, campaign.supernet, kept, campaign_id, now)
+                campaign.state, campaign.table_revision, campaign.finished_at = (
+                    "succeeded",
+                    kept.revision,
+                    now,
+                )
+
+    def searches_with_table(self, device_id: str, revision: str, limit: int) -> tuple[int, list[str]]:
+        """How many searches a table answered, and the ids of the newest of them."""
+        used = (StoredSubnet.device_id == device_id, StoredSubnet.table_revision == revision)
+        joined = sa.select(Search).join(StoredSubnet, StoredSubnet.id == Search.subnet_id).where(*used)
+        count = sa.select(sa.func.count()).select_from(joined.subquery())
+        newest = joined.order_by(Search.created_at.desc(), Search.id).limit(limit)
+        with self._read() as session:
+            return session.scalar(count) or 0, [search.id for search in session.scalars(newest)]
 
 
 def read_table(row: StoredTable) -> dict[str, Any]:
@@ -56,10 +145,38 @@ def read_table(row: StoredTable) -> dict[str, Any]:
     return table
 
 
-def _tables(device_id: str) -> sa.Select[StoredTable]:
-    return (
-        sa.select(StoredTable)
-        .join(Campaign, Campaign.id == StoredTable.campaign_id)
-        .where(StoredTable.device_id == device_id, Campaign.state == "succeeded")
-        .order_by(Campaign.finished_at.desc(), Campaign.created_at.desc())
+def _tables(*where: sa.ColumnElement[bool]) -> sa.Select[StoredTable]:
+    order = (StoredTable.provisional, StoredTable.created_at.desc(), StoredTable.id)
+    return sa.select(StoredTable).where(*where).order_by(*order)
+
+
+def _of_revision(device_id: str, supernet: str, revision: str) -> sa.Select[StoredTable]:
+    return sa.select(StoredTable).where(
+        StoredTable.device_id == device_id,
+        StoredTable.supernet == supernet,
+        StoredTable.revision == revision,
+    )
+
+
+def _add(
+    session: Session,
+    device_id: str,
+    supernet: str,
+    kept: TableToKeep,
+    campaign_id: str | None,
+    now: datetime,
+) -> bool:
+    return insert(
+        session,
+        StoredTable,
+        id=new_id("tbl"),
+        device_id=device_id,
+        supernet=supernet,
+        revision=kept.revision,
+        source=kept.source,
+        provisional=kept.provisional,
+        quality=kept.table.get("quality"),
+        campaign_id=campaign_id,
+        table=zlib.compress(json.dumps(kept.table).encode()),
+        created_at=now,
     )

@@ -1,0 +1,24 @@
+"""Chores: what a worker does now and then beside its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bespoke.service.checking import start_due_checks
+from bespoke.service.engines.protocol import JobEngine
+from bespoke.service.workplace import Workplace
+
+__all__ = ["Chore", "chores", "prune"]
+
+Chore = Callable[[JobEngine], None]
+
+
+def chores(place: Workplace) -> Sequence[Chore]:
+    """All chores, bound to where they work."""
+    return (partial(start_due_checks, place), partial(prune, place))
+
+
+def prune(place: Workplace, _engine: JobEngine) -> None:
+    """Remove models of campaigns that are over, once nothing else needs them."""
+    place.store.prune(place.artifacts.remove, place.settings.artifact_grace_s)
