@@ -168,21 +168,7 @@ def fit_network_model(features: Floats, measured_ms: Floats) -> NetworkModel:
             f"network model: got {len(features)} networks and {len(measured_ms)} latencies; "
             "expected as many of both, 2 at least"
         )
-    logs = np.log(np.maximum(features, SMALLEST_FEATURE))
-    centre, deviation = logs.mean(axis=0), logs.std(axis=0)
-    spread = np.where(deviation > 1e-9, deviation, 1.0)
-    factors = np.log(measured_ms / np.maximum(features[:, 0], SMALLEST_FEATURE))
-    offset, unit = float(factors.mean()), float(factors.std()) or 1.0
-    anchors = (logs - centre) / spread
-    lengths, weights = _gaussian_process(anchors, (factors - offset) / unit)
-    return NetworkModel(
-        centre=tuple(centre.tolist()),
-        spread=tuple(spread.tolist()),
-        lengths=lengths,
-        anchors=tuple(map(tuple, anchors.tolist())),
-        weights=tuple((weights * unit).tolist()),
-        offset=offset,
-    )
+    return _fit(features, measured_ms)[0]
 
 
 def network_model_error(features: Floats, measured_ms: Floats) -> float:
@@ -196,15 +182,37 @@ def network_model_error(features: Floats, measured_ms: Floats) -> float:
         Unavailable: scikit-learn is not installed.
     """
     errors = []
+    _, kernel = _fit(features, measured_ms)
     for i in range(len(features)):
         others = np.arange(len(features)) != i
-        model = fit_network_model(features[others], measured_ms[others])
+        model, _ = _fit(features[others], measured_ms[others], kernel)
         errors.append(abs(float(model.latency_ms(features[i : i + 1])[0]) / measured_ms[i] - 1))
     return float(np.mean(errors))
 
 
-def _gaussian_process(inputs: Floats, targets: Floats) -> tuple[tuple[float, ...], Floats]:
-    """Length scales (F,) and anchor weights (A,), both by the most likely kernel."""
+def _fit(features: Floats, measured_ms: Floats, start: Any = None) -> tuple[NetworkModel, Any]:
+    """A model, and its most likely kernel; the likelihood is climbed from ``start``, where given."""
+    logs = np.log(np.maximum(features, SMALLEST_FEATURE))
+    centre, deviation = logs.mean(axis=0), logs.std(axis=0)
+    spread = np.where(deviation > 1e-9, deviation, 1.0)
+    factors = np.log(measured_ms / np.maximum(features[:, 0], SMALLEST_FEATURE))
+    offset, unit = float(factors.mean()), float(factors.std()) or 1.0
+    anchors = (logs - centre) / spread
+    kernel, dual = _gaussian_process(anchors, (factors - offset) / unit, start)
+    smooth = kernel.k1
+    model = NetworkModel(
+        centre=tuple(centre.tolist()),
+        spread=tuple(spread.tolist()),
+        lengths=tuple(np.broadcast_to(smooth.k2.length_scale, len(FEATURES)).tolist()),
+        anchors=tuple(map(tuple, anchors.tolist())),
+        weights=tuple((unit * smooth.k1.constant_value * dual).tolist()),
+        offset=offset,
+    )
+    return model, kernel
+
+
+def _gaussian_process(inputs: Floats, targets: Floats, start: Any) -> tuple[Any, Floats]:
+    """The kernel (constant * RBF + noise), and the weight of each input before the constant, (A,)."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -213,15 +221,13 @@ def _gaussian_process(inputs: Floats, targets: Floats) -> tuple[tuple[float, ...
         raise Unavailable(
             "a model of whole networks is fitted with scikit-learn: pip install 'bespoke-search[tables]'"
         ) from error
-    kernel = ConstantKernel(1.0, (0.1, 100.0)) * RBF([2.0] * inputs.shape[1], LENGTH_BOUNDS)
-    process = GaussianProcessRegressor(kernel + WhiteKernel(0.01, NOISE_BOUNDS), random_state=0)
+    smooth = ConstantKernel(1.0, (0.1, 100.0)) * RBF([2.0] * inputs.shape[1], LENGTH_BOUNDS)
+    process = GaussianProcessRegressor(start or smooth + WhiteKernel(0.01, NOISE_BOUNDS), random_state=0)
     with warnings.catch_warnings():
         # A length at its bound is a feature that tells nothing: not worth a word.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(inputs, targets)
-    smooth = process.kernel_.k1
-    lengths = np.broadcast_to(smooth.k2.length_scale, inputs.shape[1])
-    return tuple(lengths.tolist()), smooth.k1.constant_value * process.alpha_
+    return process.kernel_, process.alpha_
 
 
 def _numbers(field: str, values: Any, count: int, positive: bool = False) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -23,7 +23,10 @@ FEWEST_FOR_MORE = 6
 """With fewer subnets, only the scale is fitted."""
 SUBNETS_PER_PARAMETER = 2
 SIMPLER = 1.05
-"""A simpler form is taken where its leave-one-out error is at most so many times the least one."""
+CAP = 3.0
+LEAST_CAP = 0.01
+"""A simpler form is taken where its mean leave-one-out error is at most ``SIMPLER`` times the least
+one; for this, no error counts for more than ``CAP`` times the median one, or ``LEAST_CAP``."""
 MOST_CANDIDATES = 20_000
 ROUNDING = 1e-6
 MOST_RESIDUALS = 4_000_000
@@ -156,7 +159,7 @@ def fit_correction(
     An optimum of a linear L1 problem passes through as many points as it has parameters, so all
     such combinations are tried (or ``MOST_CANDIDATES`` random ones, where there are more): up to
     half of the subnets may be grossly off, as long as the others agree. Of the forms in ``FORMS``,
-    the simplest one is taken whose leave-one-out error is about the least.
+    the simplest one is taken whose leave-one-out errors are about the least.
 
     Args:
         sums_ms: (N,) sums of the ops of each subnet, N >= 1.
@@ -179,15 +182,25 @@ def fit_correction(
     found = [fit for fit in fits if fit is not None]
     if not found:
         return Correction(), math.inf
-    least = min(error for _, error in found)
-    (scale, overhead, weights, per_op), error = next(fit for fit in found if fit[1] <= SIMPLER * least + 1e-9)
-    return Correction(float(overhead), float(scale), float(weights), float(per_op)), error
+    scale, overhead, weights, per_op, errors = _simplest(found)
+    error = float(errors.mean()) if len(errors) else math.inf
+    return Correction(overhead, scale, weights, per_op), error
+
+
+def _simplest(fits: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, float, float, Floats]:
+    """The simplest fit that is about the best; an error beyond ``CAP`` typical ones tells no form apart."""
+    cap = max(LEAST_CAP, CAP * min(float(np.median(errors)) if len(errors) else 0.0 for _, errors in fits))
+    losses = [float(np.minimum(errors, cap).mean()) if len(errors) else 0.0 for _, errors in fits]
+    chosen = next(i for i, loss in enumerate(losses) if loss <= SIMPLER * min(losses) + 1e-9)
+    coefficients, errors = fits[chosen]
+    scale, overhead, weights, per_op = coefficients.tolist()
+    return scale, overhead, weights, per_op, errors
 
 
 def _least_deviations(
     columns: Floats, form: tuple[int, ...], smallest_op_ms: float
-) -> tuple[Floats, float] | None:
-    """Coefficients (scale, overhead, weights, ops) of the form, and the leave-one-out error.
+) -> tuple[Floats, Floats] | None:
+    """Coefficients (scale, overhead, weights, ops) of the form, and the leave-one-out errors.
 
     ``columns`` are divided by the measurement, so that every target is 1. None where no
     combination of points determines sensible coefficients.
@@ -211,8 +224,7 @@ def _least_deviations(
         if others.any():
             without = np.where(others, totals - residuals[:, i], np.inf)
             left_out.append(residuals[without.argmin(), i])
-    error = float(np.mean(left_out)) if left_out else math.inf
-    return coefficients[totals.argmin()], error
+    return coefficients[totals.argmin()], np.array(left_out, np.float64)
 
 
 def _combinations(count: int, size: int) -> NDArray[np.int64]:

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import HuberRegressor
 
-from bespoke.latency_tables.quality import (
-    fit_correction,
-    quality_card,
-)
+from bespoke.latency_tables.quality import Correction, QualityCard, fit_correction, quality_card
+from bespoke.supernet.errors import InvalidInput
 
 
 def subnets(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,3 +80,65 @@ def test_the_card_counts_errors_against_the_measurement() -> None:
     assert card.worst_error == pytest.approx(0.2)
     assert (card.within_5pct, card.within_10pct, card.subnets) == (0.5, 0.75, 4)
     assert (card.spearman, card.kendall) == pytest.approx((1, 1))
+
+
+def test_what_an_op_alone_pays_extra_is_taken_back() -> None:
+    sums, mb = subnets(30)
+    ops = np.random.default_rng(3).integers(18, 28, 30).astype(float)
+    sums = sums + 0.05 * ops
+    correction, error = fit_correction(sums, mb, 0.4 + 1.1 * sums - 0.02 * ops, ops, smallest_op_ms=0.05)
+    assert error == pytest.approx(0, abs=1e-9)
+    assert correction.ms_per_op == pytest.approx(-0.02)
+    bounded, _ = fit_correction(sums, mb, 0.4 + 1.1 * sums - 0.02 * ops, ops, smallest_op_ms=0.01)
+    assert bounded.ms_per_op >= -0.01 * bounded.scale
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gross_outliers_move_it_less_than_they_move_hubers_regression(seed: int) -> None:
+    """A third of the subnets is off by a factor of 2 to 8, all in one direction."""
+    sums, mb = subnets(30, seed)
+    rng = np.random.default_rng(100 + seed)
+    true = 0.3 + 1.2 * sums + 0.02 * mb
+    measured = true * (1 + rng.normal(0, 0.01, 30))
+    measured[rng.permutation(30)[:10]] *= rng.uniform(2, 8, 10)
+    correction, _ = fit_correction(sums, mb, measured, np.full(30, 20.0))
+    ours = np.abs(correction.apply(sums, mb, 20.0) / true - 1)
+    features = np.stack([sums, mb], axis=1)
+    huber = HuberRegressor(max_iter=1000).fit(features, measured)
+    assert ours.max() < 0.06
+    assert ours.mean() < np.abs(huber.predict(features) / true - 1).mean()
+
+
+def test_many_subnets_take_a_sample_of_candidates() -> None:
+    sums, mb = subnets(300)
+    measured = 0.3 + 1.2 * sums + 0.02 * mb
+    correction, error = fit_correction(sums, mb, measured)
+    assert error < 1e-9
+    assert correction.weights_ms_per_mb == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"scale": -1.0}, "scale: got -1"), ({"overhead_ms": "1"}, "overhead_ms: got '1'"),
+     ({"overhead_ms": float("nan")}, "overhead_ms: got nan"), ({"ms_per_op": True}, "ms_per_op"),
+     ({"scale": 10**400}, "scale: got a huge number"), ({"factor": 1.0}, "factor")],
+)  # fmt: skip
+def test_a_wrong_correction_names_its_field(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Correction.from_json(Correction(0.1, 1.2, 0.3, 0.4).to_json() | change)
+
+
+def test_a_correction_and_a_card_round_trip_and_read_older_ones() -> None:
+    for correction in (Correction(0.1, 1.2, 0.3), Correction(0.1, 1.2, 0.3, -0.4)):
+        assert Correction.from_json(correction.to_json()) == correction
+    assert "ms_per_op" not in Correction().to_json()
+    measured = np.array([1.0, 2.0, 4.0])
+    card = quality_card(
+        1.1 * measured, measured, repeat_mape=0.0, samples=3, rejected=0, duration_s=1.0, drift=0.0
+    )
+    assert QualityCard.from_json(card.to_json()) == card
+    older = {name: value for name, value in card.to_json().items() if name not in ("points", "drift")}
+    assert QualityCard.from_json(older).points == ()
+    for wrong in ({"points": [[1.0]]}, {"points": [[0.0, 1.0]]}, {"mape": -0.1}, {"subnets": 2.5}, {"x": 1}):
+        with pytest.raises(InvalidInput, match=next(iter(wrong))):
+            QualityCard.from_json(card.to_json() | wrong)
