@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bespoke.client import Client
-from bespoke.supernet.errors import Unavailable
+from bespoke.supernet.errors import InvalidInput, Unavailable
 
 OVER = ("succeeded", "failed", "cancelled")
 POLL_S = 0.5
@@ -92,20 +92,51 @@ def profile(
     device: Annotated[str, typer.Option(help="Id or name of an enrolled device.")],
     supernet: Annotated[str, typer.Option(help="Name of a supernet of the zoo.")] = "ofa-mbv3-imagenette",
     effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
+    remeasure: Annotated[bool, typer.Option(help="Measure also the ops that the present table has.")] = False,
+    resume: Annotated[str, typer.Option(help="Id of a cancelled or failed campaign to take up.")] = "",
     server: Server = SERVER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the campaign as one JSON object.")] = False,
 ) -> None:
     """Make a device's latency table: post a campaign and follow it; needs a key of scope device:admin."""
     console = Console(stderr=as_json)
     with Client(server, key) as client:
-        found = [d for d in client.devices() if device in (d["id"], d["name"])]
-        device_id = found[0]["id"] if found else device
-        campaign = client.create_campaign(device_id, supernet, effort)
+        device_id = find_device(client, device)
+        if resume:
+            campaign = client.resume_campaign(device_id, resume)
+        else:
+            campaign = client.create_campaign(device_id, supernet, effort, remeasure=remeasure)
         campaign = follow_campaign(console, client, device_id, campaign["id"])
+        table = client.latency_table_revision(device_id, campaign["table_revision"])
     if as_json:
         print(json.dumps(campaign))
     else:
         console.print(f"latency table {campaign['table_revision']}")
+        console.print(card_line(table["quality"]))
+
+
+def find_device(client: Client, device: str) -> str:
+    """The id of a device by its id or its name.
+
+    Raises:
+        InvalidInput: Several devices have this name: one machine is many profiles.
+    """
+    found = [one["id"] for one in client.devices() if device in (one["id"], one["name"])]
+    if len(found) > 1:
+        raise InvalidInput(
+            f"device: {len(found)} are named {device!r}; give one of the ids {', '.join(found)}"
+        )
+    return str(found[0]) if found else device
+
+
+def card_line(card: dict[str, Any] | None) -> str:
+    """A quality card in one line."""
+    if not card:
+        return "no quality card: nobody compared it with whole networks"
+    return (
+        f"{card['subnets']} held-out networks: mean error {card['mape']:.1%}, p95 {card['p95_error']:.1%}, "
+        f"worst {card['worst_error']:.1%}; within 10%: {card['within_10pct']:.0%}; "
+        f"Spearman {card['spearman']:.3f}; repeat error {card['repeat_mape']:.1%}"
+    )
 
 
 def follow_campaign(console: Console, client: Client, device_id: str, campaign_id: str) -> dict[str, Any]:
@@ -120,11 +151,16 @@ def follow_campaign(console: Console, client: Client, device_id: str, campaign_i
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("preparing", total=None)
+        told: set[str] = set()
         while True:
             campaign = client.campaign(device_id, campaign_id)
             done = campaign["progress"]
             total = done["total"] or None
             progress.update(task, description=campaign["state"], completed=done["done"], total=total)
+            for held in (one for one in campaign["agents"] if one["state"] == "quarantined"):
+                if held["name"] not in told:
+                    told.add(held["name"])
+                    console.print(f"agent {held['name']} is quarantined: {held['reason']}")
             if campaign["state"] in OVER:
                 break
             time.sleep(POLL_S)

@@ -8,6 +8,7 @@ never left (the connection could not be made). Every other failure is raised at 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import tempfile
@@ -124,25 +125,129 @@ class Client:
         return self._json("GET", f"/v1/devices/{_part(device_id)}")
 
     def latency_table(self, device_id: str, supernet: str) -> Json:
-        """A device's latest latency table for a supernet, as ``LatencyTable.to_json()`` wrote it."""
+        """The table that serves a device for a supernet, with its ``revision`` and whether it is ``stale``.
+
+        ``LatencyTable.from_json`` reads it.
+        """
         return self._json(
             "GET", f"/v1/devices/{_part(device_id)}/latency-table", query={"supernet": supernet}
         )
 
-    def create_campaign(self, device_id: str, supernet: str, effort: str = "quick") -> Json:
+    def latency_tables(self, device_id: str, supernet: str | None = None) -> list[Json]:
+        """All revisions of a device's tables, newest first: source, quality card, whether stale."""
+        query = None if supernet is None else {"supernet": supernet}
+        return list(self._json("GET", f"{_device(device_id)}/latency-tables", query=query)["items"])
+
+    def latency_table_revision(self, device_id: str, revision: str) -> Json:
+        """One revision; ``LatencyTable.from_json`` reads it."""
+        return self._json("GET", f"{_device(device_id)}/latency-tables/{_part(revision)}")
+
+    def export_latency_table(self, device_id: str, revision: str, form: str) -> bytes:
+        """One revision as a file.
+
+        Args:
+            device_id: The device.
+            revision: Its digest.
+            form: ``json``, ``csv``, or ``ofa``: a zip file of published Once-for-All YAML.
+        """
+        path = f"{_device(device_id)}/latency-tables/{_part(revision)}"
+        return self._send("GET", path, query={"format": form}).content
+
+    def quality_plot(self, device_id: str, revision: str) -> bytes:
+        """A PNG of predicted against measured latencies of the networks that a table was judged by."""
+        path = f"{_device(device_id)}/latency-tables/{_part(revision)}/quality.png"
+        return self._send("GET", path).content
+
+    def import_latency_table(self, device_id: str, supernet: str, table: Mapping[str, Any]) -> Json:
+        """Keep a table that was made elsewhere for this very device profile; the same one again is it.
+
+        Args:
+            device_id: The device.
+            supernet: The supernet whose ops it holds.
+            table: ``LatencyTable.to_json()``.
+        """
+        path, query = f"{_device(device_id)}/latency-tables", {"supernet": supernet}
+        return self._json("POST", path, body=dict(table), query=query, idempotent=True)
+
+    def few_shot_choice(self, device_id: str, supernet: str, count: int = 10) -> list[Json]:
+        """Which networks to measure whole on a new device, as architectures."""
+        query = {"supernet": supernet, "count": str(count)}
+        return list(self._json("GET", f"{_device(device_id)}/few-shot", query=query)["architectures"])
+
+    def few_shot(self, device_id: str, supernet: str, samples: Sequence[Mapping[str, Any]]) -> Json:
+        """Make a provisional table that serves at once, of a few measured networks.
+
+        Args:
+            device_id: The new device.
+            supernet: The supernet.
+            samples: Architectures, each with its ``latency_ms`` beside its other fields.
+        """
+        body = {"supernet": supernet, "samples": [dict(sample) for sample in samples]}
+        return self._json("POST", f"{_device(device_id)}/few-shot", body=body, idempotent=True)
+
+    def create_campaign(
+        self,
+        device_id: str,
+        supernet: str,
+        effort: str = "quick",
+        *,
+        base: bool | None = None,
+        remeasure: bool | None = None,
+    ) -> Json:
         """Start profiling a device for a supernet.
 
         Args:
             device_id: The device.
             supernet: Whose ops are to be measured.
             effort: ``quick``, ``standard`` or ``thorough``.
+            base: Whether ops that the serving table measured are taken from it; so they are unless
+                it is stale.
+            remeasure: Whether all ops are measured again.
         """
-        body = {"supernet": supernet, "effort": effort}
-        return self._json("POST", f"/v1/devices/{_part(device_id)}/campaigns", body=body)
+        optional = {"base": base, "remeasure": remeasure}
+        body: Json = {"supernet": supernet, "effort": effort}
+        body |= {name: value for name, value in optional.items() if value is not None}
+        return self._json("POST", f"{_device(device_id)}/campaigns", body=body)
+
+    def create_check(self, device_id: str, supernet: str) -> Json:
+        """Have the sentinels of a device's table measured again: a small campaign.
+
+        Once it has succeeded, its ``check`` says whether the table is ``stale``.
+        """
+        return self._json("POST", f"{_device(device_id)}/checks", body={"supernet": supernet})
+
+    def campaigns(self, device_id: str) -> list[Json]:
+        """A device's campaigns and checks, newest first."""
+        return list(self._json("GET", f"{_device(device_id)}/campaigns")["items"])
 
     def campaign(self, device_id: str, campaign_id: str) -> Json:
         """One campaign and its progress."""
         return self._json("GET", f"/v1/devices/{_part(device_id)}/campaigns/{_part(campaign_id)}")
+
+    def campaign_events(self, device_id: str, campaign_id: str) -> Iterator[Json]:
+        """One campaign each time that it changes, until it is over; the last one is its end.
+
+        A stream that breaks or is closed is opened again, with growing pauses.
+        """
+        path = f"{_device(device_id)}/campaigns/{_part(campaign_id)}/events"
+        attempt = 0
+        while True:
+            try:
+                for event, data in self._events(path):
+                    attempt = 0
+                    yield data
+                    if event == "done":
+                        return
+            except Unavailable:
+                if attempt >= self._attempts:
+                    raise
+            attempt += 1
+            self._sleep(_pause_s(attempt))
+
+    def resume_campaign(self, device_id: str, campaign_id: str) -> Json:
+        """Take up a cancelled or failed campaign: only what is missing is measured."""
+        path = f"{_device(device_id)}/campaigns/{_part(campaign_id)}/resume"
+        return self._json("POST", path)
 
     def cancel_campaign(self, device_id: str, campaign_id: str) -> Json:
         """Stop a campaign; what was measured is kept."""
@@ -272,6 +377,27 @@ class Client:
     ) -> Json:
         return _object(self._send(method, path, body=body, query=query, idempotent=idempotent))
 
+    def _events(self, path: str) -> Iterator[tuple[str, Json]]:
+        """The events of one stream (``text/event-stream``), each with its JSON."""
+        headers = self._headers | {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("GET", path, headers=headers) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    _checked(answer)
+                event, data = "message", ""
+                for line in answer.iter_lines():
+                    name, _, value = line.partition(":")
+                    if name == "event":
+                        event = value.strip()
+                    elif name == "data":
+                        data += value.removeprefix(" ")
+                    elif not line and data:
+                        yield event, json.loads(data)
+                        event, data = "message", ""
+        except httpx.TransportError as error:
+            raise Unavailable(f"GET {path}: the stream broke ({type(error).__name__}: {error})") from error
+
     def _send(
         self,
         method: str,
@@ -309,6 +435,10 @@ def _pause_s(attempt: int) -> float:
 def _part(text: str) -> str:
     """One path segment, whatever the caller put into it."""
     return quote(text, safe="")
+
+
+def _device(device_id: str) -> str:
+    return f"/v1/devices/{_part(device_id)}"
 
 
 def _batch(dynamic: bool) -> dict[str, str] | None:

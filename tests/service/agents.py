@@ -36,8 +36,18 @@ def op_ms(op: Op) -> float:
 class SimulatedAgent:
     """Measures by arithmetic, with a little noise; it knows the plan, so it need not run the files."""
 
-    def __init__(self, client: Client, device_id: str, space: SearchSpace, effort: str = "quick") -> None:
+    def __init__(
+        self,
+        client: Client,
+        device_id: str,
+        space: SearchSpace,
+        effort: str = "quick",
+        *,
+        name: str = "simulated",
+        slower: float = 1.0,
+    ) -> None:
         self.client, self.device_id, self.space = client, device_id, space
+        self.name, self.slower = name, slower
         self.rng = np.random.default_rng(0)
         plan = plan_profiling(space, effort=effort, seed=PLAN_SEED)
         self.true_ms = {entry.id: self._true_ms(entry) for entry in plan.entries}
@@ -49,7 +59,7 @@ class SimulatedAgent:
         return sum(op_ms(op) for op in plan.ops)
 
     def measure(self, entry: dict[str, Any]) -> dict[str, Any]:
-        true_ms = self.true_ms[entry["entry_id"]]
+        true_ms = self.slower * self.true_ms[entry["entry_id"]]
         return {
             "entry_id": entry["entry_id"],
             "round": entry["round"],
@@ -61,7 +71,7 @@ class SimulatedAgent:
     def lease(self, entries: int = 64) -> dict[str, Any]:
         """Wait for work."""
         until = time.monotonic() + PATIENCE_S
-        while (lease := self.client.lease(self.device_id, "simulated", entries)) is None:
+        while (lease := self.client.lease(self.device_id, self.name, entries)) is None:
             assert time.monotonic() < until, "no work came"
             time.sleep(0.1)
         return lease

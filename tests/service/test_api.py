@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import onnxruntime
 import pytest
 from starlette.testclient import TestClient
 
-from bespoke.client import Client
 from bespoke.latency_tables import LatencyTable
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
@@ -29,26 +27,10 @@ from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import ApiError
 from bespoke.supernet.onnx import read_metadata
 from tests.service.agents import PROFILE, SAMPLES, SimulatedAgent, op_ms
+from tests.service.api import Api, problem_of
 
 MAX_BODY_BYTES = 200_000
 UNKNOWN = "dev_0000000000000000"
-
-
-@dataclass(frozen=True)
-class Api:
-    """A running service, with a key for everything and one for each scope."""
-
-    http: TestClient
-    keys: dict[str, str]
-    zoo: Path
-
-    @property
-    def client(self) -> Client:
-        return Client(http=self.http, key=self.keys["all"], attempts=1)
-
-    def request(self, method: str, path: str, scope: str = "all", **options: Any) -> Any:
-        headers = {"Authorization": f"Bearer {self.keys[scope]}"} | options.pop("headers", {})
-        return self.http.request(method, path, headers=headers, **options)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -93,16 +75,6 @@ def device(api: Api) -> dict[str, Any]:
         time.sleep(0.05)
     assert job["result"] == {"table_revision": done["table_revision"]}
     return api.client.device(enrolled["id"])
-
-
-def problem_of(answer: Any, status: int, slug: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert problem["type"] == f"https://bespoke.dev/problems/{slug}"
-    assert problem["status"] == status
-    assert problem["detail"]
-    return problem
 
 
 def search(api: Api, **body: Any) -> dict[str, Any]:
