@@ -76,7 +76,7 @@ def agent(
             client,
             device_profile(label, bench, precision=precision),
             bench=bench,
-            settings=AgentSettings(name=label, cache=cache, once=once, longest_poll_s=5.0),
+            settings=AgentSettings(name=f"{label}@{platform.node()}", cache=cache, once=once, longest_poll_s=5.0),
             stop=stopped.is_set,
             progress=tell,
             sleep=wait,

@@ -146,6 +146,44 @@ def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_events_are_followed_over_a_broken_stream_to_their_end() -> None:
+    streams = [
+        'event: progress\ndata: {"done": 1}\n\n: ping\n\n',
+        'event: progress\ndata: {"done": 2}\n\nevent: done\ndata: {"done": 3}\n\n',
+    ]
+    pauses: list[float] = []
+    asked: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, text=streams[len(asked) - 1])
+
+    told = list(client(handle, pauses).campaign_events("d", "c"))
+    assert told == [{"done": 1}, {"done": 2}, {"done": 3}]
+    assert [request.url.path for request in asked] == ["/v1/devices/d/campaigns/c/events"] * 2
+    assert asked[0].headers["Authorization"] == "Bearer bsp_ab_cd"
+    assert len(pauses) == 1
+
+
+def test_events_that_are_refused_are_an_api_error_and_a_dead_service_is_given_up() -> None:
+    with pytest.raises(ApiError, match="nobody"):
+        list(client(lambda _: httpx.Response(404, json={"title": "nobody"})).campaign_events("d", "c"))
+    handle, seen = answers(httpx.ConnectError("refused"))
+    with pytest.raises(Unavailable, match="broke"):
+        list(client(handle, attempts=2).campaign_events("d", "c"))
+    assert len(seen) == 3
+
+
+def test_a_campaign_says_what_is_to_be_measured_only_where_it_was_told() -> None:
+    handle, seen = answers(202)
+    client(handle).create_campaign("d", "ofa", "quick")
+    client(handle).create_campaign("d", "ofa", "quick", base=False, remeasure=True)
+    assert json.loads(seen[0].content) == {"supernet": "ofa", "effort": "quick"}
+    assert json.loads(seen[1].content) == {
+        "supernet": "ofa", "effort": "quick", "base": False, "remeasure": True,
+    }  # fmt: skip
+
+
 def test_names_cannot_leave_their_path_segment() -> None:
     handle, seen = answers(200)
     client(handle).device("../jobs/1")

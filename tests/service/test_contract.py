@@ -68,7 +68,7 @@ def contract(
     postgresql: Callable[[], str], tmp_path_factory: pytest.TempPathFactory, random_zoo: Path
 ) -> Iterator[Contract]:
     var = tmp_path_factory.mktemp("var")
-    app = create_app(Settings(var=var, database_url=postgresql(), zoo=random_zoo, port=0))
+    app = create_app(Settings(var=var, database_url=postgresql(), zoo=random_zoo, port=0, events_s=0.2))
     config = uvicorn.Config(app, port=0, log_level="warning")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
@@ -93,6 +93,7 @@ def contract(
         "search_id": search["id"],
         "subnet_id": search["subnet"]["id"],
         "job_id": campaign["job_id"],
+        "revision": "0" * 64,
     }
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     yield Contract(schema, {"Authorization": f"Bearer {key}"}, known)
