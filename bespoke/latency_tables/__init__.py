@@ -5,6 +5,7 @@ from bespoke.latency_tables.building import build_table
 from bespoke.latency_tables.exchange import csv_text, read_csv, write_csv, write_official
 from bespoke.latency_tables.networks import NetworkModel
 from bespoke.latency_tables.official import read_official
+from bespoke.latency_tables.plot import plot_quality
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.profiling import (
     EFFORTS,
@@ -47,6 +48,7 @@ __all__ = [
     "csv_text",
     "entry_onnx",
     "plan_profiling",
+    "plot_quality",
     "read_csv",
     "read_official",
     "read_table",

@@ -2,13 +2,14 @@
 
 A CSV file has one row an op:
 
-    # {"format": "bespoke-latency-table/1", "profile": {...}, "correction": {...}, ...}
+    # {"rows": 481, "format": "bespoke-latency-table/1", "profile": {...}, "correction": {...}, ...}
     op,resolution,median_ms,low_ms,mean_ms,samples,rejected
     v1:pool:in3x3x960:out960,,0.0103,0.0097,0.0108,180,2
 
-Its first line is a comment that holds everything of the table but its ops, as in our JSON. A file
-without it, e.g. one that somebody typed, needs the columns ``op`` and ``median_ms`` only.
-``resolution`` is filled where a row holds at one input resolution only.
+Its first line is a comment that holds everything of the table but its ops, as in our JSON, and how
+many rows follow, so that a file that was cut off is found out. A file without it, e.g. one that
+somebody typed, needs the columns ``op`` and ``median_ms`` only. ``resolution`` is filled where a
+row holds at one input resolution only.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bespoke.latency_tables.files import parse_json, read_text, write_whole
 from bespoke.latency_tables.official import unknown_profile, write_official
+from bespoke.latency_tables.plausibility import short
 from bespoke.latency_tables.table import FORMAT, LatencyTable
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput
 
@@ -43,7 +45,8 @@ def csv_text(table: LatencyTable) -> str:
     data = table.to_json()
     stats, by_resolution = data.pop("stats"), data.pop("by_resolution", {})
     text = io.StringIO()
-    text.write(f"# {json.dumps(data, separators=(', ', ': '))}\n")
+    head = {"rows": len(stats) + sum(map(len, by_resolution.values()))} | data
+    text.write(f"# {json.dumps(head)}\n")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for resolution, entries in (("", stats), *by_resolution.items()):
@@ -64,8 +67,10 @@ def read_csv(path: Path) -> LatencyTable:
     text = read_text(path, "a latency table as CSV")
     try:
         head, body, first = _split(text)
+        rows = _rows(body, first)
+        _check_whole(head, rows, text)
         stats: dict[str, dict[str, dict[str, Any]]] = {"": {}}
-        for number, row in _rows(body, first):
+        for number, row in rows:
             at = stats.setdefault(row["resolution"], {})
             if row["op"] in at:
                 raise InvalidInput(f"line {number}: a second row of op {row['op']!r}")
@@ -79,21 +84,30 @@ def read_csv(path: Path) -> LatencyTable:
             "quality": None,
             "source": "published",
         }
-        table = {**(head or plain), "stats": stats.pop("")}
+        table = {**(plain if head is None else head), "stats": stats.pop("")}
         return LatencyTable.from_json(table | ({"by_resolution": stats} if stats else {}))
     except (BespokeError, csv.Error) as error:
         raise FileInvalid(path, f"expected a latency table as CSV; {error}") from error
 
 
-def _split(text: str) -> tuple[Mapping[str, Any] | None, str, int]:
+def _split(text: str) -> tuple[dict[str, Any] | None, str, int]:
     """What the first line tells of the table, the rest, and the number of the rest's first line."""
     if not text.startswith("#"):
         return None, text, 1
     comment, _, body = text.partition("\n")
     head = parse_json(comment.lstrip("# "))
-    if not isinstance(head, Mapping) or {"stats", "by_resolution"} & set(head):
+    if not isinstance(head, dict) or {"stats", "by_resolution"} & set(head):
         raise InvalidInput(f"line 1: got {comment[:80]!r}, expected an object with everything but the ops")
     return head, body, 2
+
+
+def _check_whole(head: dict[str, Any] | None, rows: Sequence[object], text: str) -> None:
+    """Hold the number of rows against what the first line told, where there is one."""
+    if head is None:
+        return
+    told = head.pop("rows", None)
+    if told != len(rows) or not text.endswith("\n"):
+        raise InvalidInput(f"got {len(rows)} rows, the last one whole or not; line 1 tells of {short(told)}")
 
 
 def _rows(body: str, first: int) -> list[tuple[int, dict[str, str]]]:

@@ -14,7 +14,7 @@ INK, DOTS, GREY = "#1f2933", "#2563ab", "#9aa5b1"
 
 
 def plot_quality(card: QualityCard, title: str = "", interval: float = 0.0) -> bytes:
-    """Draw a card's held-out subnets: each a dot, the diagonal, and a band of 10% around it.
+    """Draw a card's held-out subnets: each a dot, the diagonal, and a band of 10%.
 
     Args:
         card: With its ``points``.
@@ -41,9 +41,8 @@ def plot_quality(card: QualityCard, title: str = "", interval: float = 0.0) -> b
     figure = Figure(figsize=(8, 8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.fill_between(
-        ends, ends * (1 - BAND), ends * (1 + BAND), color=GREY, alpha=0.2, lw=0, label="within 10%"
-    )
+    band = {"color": GREY, "alpha": 0.2, "lw": 0, "label": f"within {BAND:.0%} of the measurement"}
+    axes.fill_between(ends, ends / (1 + BAND), ends / (1 - BAND), **band)
     if interval > 0:
         for sign in (-1, 1):
             label = f"90% interval (±{interval:.1%})" if sign > 0 else None
