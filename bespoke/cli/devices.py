@@ -71,12 +71,13 @@ def agent(
             "all the same with --force; the results will be marked as degraded"
         )
     label = name or platform.machine()
+    own = f"{label}@{platform.node()}"
     with ChildBench(runtime, threads, provider) as bench, Client(server, key) as client:
         done = run_agent(
             client,
             device_profile(label, bench, precision=precision),
             bench=bench,
-            settings=AgentSettings(name=f"{label}@{platform.node()}", cache=cache, once=once, longest_poll_s=5.0),
+            settings=AgentSettings(name=own, cache=cache, once=once, longest_poll_s=5.0),
             stop=stopped.is_set,
             progress=tell,
             sleep=wait,
