@@ -3,6 +3,8 @@
 from bespoke.latency_tables.audit import AdditivityAudit
 from bespoke.latency_tables.building import build_table
 from bespoke.latency_tables.exchange import csv_text, read_csv, write_csv, write_official
+from bespoke.latency_tables.fewshot import choose_networks, few_shot_table
+from bespoke.latency_tables.fitting import NetworkSample, fit_table, read_samples
 from bespoke.latency_tables.networks import NetworkModel
 from bespoke.latency_tables.official import read_official
 from bespoke.latency_tables.plot import plot_quality
@@ -35,6 +37,7 @@ __all__ = [
     "LatencyStat",
     "LatencyTable",
     "NetworkModel",
+    "NetworkSample",
     "ProfilingEffort",
     "ProfilingEntry",
     "ProfilingPlan",
@@ -44,13 +47,17 @@ __all__ = [
     "Timing",
     "build_table",
     "check_reports",
+    "choose_networks",
     "covered_space",
     "csv_text",
     "entry_onnx",
+    "few_shot_table",
+    "fit_table",
     "plan_profiling",
     "plot_quality",
     "read_csv",
     "read_official",
+    "read_samples",
     "read_table",
     "write_csv",
     "write_official",
