@@ -8,6 +8,7 @@ from typing import Any
 
 from bespoke.latency_tables import DeviceProfile, LatencyTable
 from bespoke.latency_tables.files import parse_json
+from bespoke.search.blas import one_thread
 from bespoke.service.orm import StoredTable
 from bespoke.service.store import TableToKeep
 from bespoke.service.workplace import Workplace
@@ -93,7 +94,9 @@ def few_shot(
     device, space = place.store.device(device_id), place.catalogue.entry(supernet).space
     profile = DeviceProfile.from_json(device.profile)
     measured = read_samples([json.dumps(sample) for sample in samples], space)
-    table = few_shot_table(space, _references(place, device_id, supernet), measured, profile)
+    references = _references(place, device_id, supernet)
+    with one_thread():
+        table = few_shot_table(space, references, measured, profile)
     table.pricer(space)
     return place.store.add_table(device_id, supernet, to_keep(table))
 
@@ -109,7 +112,9 @@ def few_shot_choice(place: Workplace, device_id: str, supernet: str, count: int)
 
     place.store.device(device_id)
     space = place.catalogue.entry(supernet).space
-    return choose_networks(space, _references(place, device_id, supernet), count)
+    references = _references(place, device_id, supernet)
+    with one_thread():
+        return choose_networks(space, references, count)
 
 
 def _references(place: Workplace, device_id: str, supernet: str) -> list[LatencyTable]:

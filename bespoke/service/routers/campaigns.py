@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
 
 from bespoke.service import answers, orm, schemas
 from bespoke.service.checking import start_check
@@ -97,7 +99,7 @@ def campaign(campaign: Named, service: Running) -> schemas.Campaign:
     response_class=EventSourceResponse,
     responses={200: {"description": "Events `progress` and at the end `done`, each with the campaign."}},
 )
-def campaign_events(campaign: Named, service: Running) -> Iterator[ServerSentEvent]:
+async def campaign_events(campaign: Named, service: Running) -> AsyncIterator[ServerSentEvent]:
     """The campaign whenever it changes, as server-sent events: ``progress``, then ``done``.
 
     The stream closes after a while without ``done``; event sources then connect again by themselves.
@@ -105,7 +107,8 @@ def campaign_events(campaign: Named, service: Running) -> Iterator[ServerSentEve
     settings, store = service.place.settings, service.place.store
     until, told = time.monotonic() + settings.events_s, ""
     while True:
-        now = answers.campaign(store.campaign(campaign.id), store)
+        # Between two looks at the database a stream holds no thread: there may be many of them.
+        now = await run_in_threadpool(lambda: answers.campaign(store.campaign(campaign.id), store))
         over = now.state in OVER
         text = now.model_dump_json()
         if text != told or over:
@@ -113,7 +116,7 @@ def campaign_events(campaign: Named, service: Running) -> Iterator[ServerSentEve
         if over or time.monotonic() >= until:
             return
         told = text
-        time.sleep(settings.events_poll_s)
+        await asyncio.sleep(settings.events_poll_s)
 
 
 @router.post("/campaigns/{campaign_id}/cancel", responses=responses(409))
