@@ -29,6 +29,7 @@ from bespoke.latency_tables.regression import (
     PriceFit,
     fit_prices,
     log_evidence,
+    near,
     relative_features,
     shape_prior,
 )
@@ -219,8 +220,11 @@ class _Expectation:
         prior = self.prior_ms * float(np.median(latency_ms / (counts @ self.prior_ms)))
         if like:
             return fit_prices(prior, self.likenesses, counts, latency_ms, scales=like.scales, reject=False)
+        some = near(counts @ prior, latency_ms)
         choices = [{**DEVICE_SCALES, MIX: unlikeness} for unlikeness in UNLIKENESS]
-        scales = max(choices, key=lambda s: log_evidence(prior, self.likenesses, counts, latency_ms, s))
+        scales = max(
+            choices, key=lambda s: log_evidence(prior, self.likenesses, counts[some], latency_ms[some], s)
+        )
         return fit_prices(
             prior,
             self.likenesses,

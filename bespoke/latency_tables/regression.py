@@ -34,6 +34,8 @@ UNEXPLAINED_SHARE = 0.02
 non-negative fit has set to 0, because another quantity went with it in all that was seen."""
 OUTLIER_SIGMAS = 5.0
 LEAST_SIGMA = 0.005
+GROSS_SIGMAS, LEAST_GROSS_SIGMA = 8.0, 0.1
+"""As above for the first look, when a device may still be unlike its prior."""
 SIGMA_PER_MAD = 1.4826
 ROUNDS = 3
 HUBER_SIGMAS = 2.0
@@ -163,9 +165,9 @@ def fit_prices(
 
     names = [*likenesses, NOISE]
     logs = np.log([(scales or expected)[name] for name in names])
-    kept = np.ones(len(latency_ms), np.bool_)
     sums = counts @ prior_ms
     target = latency_ms / sums - 1
+    kept = near(sums, latency_ms) if reject else np.ones(len(latency_ms), np.bool_)
     shares = csr_array(counts * (prior_ms / sums[:, None]))
     loadings = [shares @ traits for traits in likenesses.values()]
     for _ in range(ROUNDS if reject else 0):
@@ -243,6 +245,14 @@ def _most_probable(
         loss, start, jac=True, method="L-BFGS-B", bounds=[SCALE_LIMITS] * len(start), options={"maxiter": 30}
     )
     return np.asarray(found.x, np.float64)
+
+
+def near(sums_ms: Floats, latency_ms: Floats) -> NDArray[np.bool_]:
+    """Which networks are not grossly off their prior, (N,): a start, before anything is fitted."""
+    ratios = latency_ms / sums_ms
+    offs = np.abs(ratios - np.median(ratios))
+    sigma = max(SIGMA_PER_MAD * float(np.median(offs)), LEAST_GROSS_SIGMA * float(np.median(ratios)))
+    return np.asarray(offs <= GROSS_SIGMAS * sigma)
 
 
 def log_evidence(
