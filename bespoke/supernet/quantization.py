@@ -46,6 +46,8 @@ QUADRATURE = 16
 MOST_BIAS = 2**30
 """Largest quantised bias: half of what an S32 holds, so that the sum does not overflow."""
 CLIPS = ("Relu", "Clip")
+SAME_STEPS = ("Flatten", "MaxPool")
+"""Nodes whose results are among their inputs: they keep the scale, and runtimes run them on bytes."""
 NHWC_TO_NCHW, NCHW_TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -239,7 +241,7 @@ class _Writer:
         if logits:
             self._values[result] = _Quantized(value, "", 0.0)
             return None
-        if node.op_type == "Flatten":
+        if node.op_type in SAME_STEPS:
             return self._write(value, self._values[node.input[0]].site, result)
         if node.op_type == "HardSigmoid":
             self._scale(node.name, (0.0, 1.0))

@@ -22,7 +22,7 @@ from bespoke.latency_tables import (
 from bespoke.supernet.architecture import SearchSpace, read_architecture
 from bespoke.supernet.cost import cost, op_macs
 from bespoke.supernet.errors import InvalidInput, TableIncomplete
-from bespoke.supernet.ops import parse_key
+from bespoke.supernet.ops import PRECISIONS, parse_key
 
 Fill = Callable[[SearchSpace], LatencyTable]
 
@@ -103,9 +103,11 @@ def test_entries_are_networks_with_the_same_bytes_each_time(small: SearchSpace) 
     op = plan.entries[5]
     net = next(entry for entry in plan.entries if entry.kind == "subnet")
     for entry in (op, net):
-        first = entry_onnx(entry, small)
-        assert first == entry_onnx(entry, small)
-        onnx.checker.check_model(onnx.load_model_from_string(first))
+        for precision in PRECISIONS:
+            first = entry_onnx(entry, small, precision)
+            assert first == entry_onnx(entry, small, precision)
+            onnx.checker.check_model(onnx.load_model_from_string(first))
+        assert entry_onnx(entry, small, "int8") != entry_onnx(entry, small)
 
 
 def test_a_quiet_device_is_predicted_exactly(small: SearchSpace, profile: DeviceProfile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from bespoke.supernet.architecture import Plan
+from bespoke.supernet.architecture import Plan, SearchSpace
 from bespoke.supernet.calibration import observed_ranges
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 from bespoke.supernet.ops import Op
-from bespoke.supernet.spaces import space
+from bespoke.supernet.spaces import SPACES, space
 
 SPACE = space("ofa-mobilenetv3-w1.0", (64,), 10)
 OPS = {
@@ -62,9 +63,12 @@ def fused(model: bytes, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
-@pytest.mark.parametrize("network", [smallest(SPACE), largest(SPACE)], ids=["smallest", "largest"])
-def test_a_calibrated_network_is_close_to_float(network: Any) -> None:
-    plan = SPACE.plan(network)
+@pytest.mark.parametrize(
+    ("family", "edge"), [*((name, smallest) for name in SPACES), ("ofa-mobilenetv3-w1.0", largest)]
+)
+def test_a_calibrated_network_is_close_to_float(family: str, edge: Callable[[SearchSpace], Any]) -> None:
+    small = space(family, (32,) if "cifar" in family else (64,), 10)
+    plan = small.plan(edge(small))
     weights, x = random_weights(plan), images(plan)
     ranges = observed_ranges(plan, weights, [images(plan, 4), x])
     model = write_onnx(plan, weights, precision="int8", ranges=ranges)
