@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,10 @@ from bespoke.supernet.cost import (
     op_peak_values,
     op_weights,
 )
+from bespoke.supernet.genomes import extremes, neighbours, sample
+
+_SCALED_ON, _NEAR = 1024, 64
+"""Sums are scaled to a limit on so many of that many random architectures: those nearest to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Price:
         scale: Positive.
         offset: What every architecture costs.
         maximum: Whether the largest slot counts and not the sum.
+        exact: The metric itself, where it is no sum over slots; the slots then only guide.
     """
 
     metric: str
@@ -39,6 +44,7 @@ class Price:
     scale: float = 1.0
     offset: float = 0.0
     maximum: bool = False
+    exact: Callable[[Genomes], NDArray[np.float64]] | None = None
 
     @property
     def join(self) -> Join:
@@ -47,6 +53,10 @@ class Price:
 
     def of(self, genomes: Genomes) -> NDArray[np.float64]:
         """The metric of each genome, shape (N,)."""
+        return self.exact(genomes) if self.exact else self.by_slots(genomes)
+
+    def by_slots(self, genomes: Genomes) -> NDArray[np.float64]:
+        """What the slots say of it, shape (N,)."""
         joined = self.slots.largest(genomes) if self.maximum else self.slots.total(genomes)
         return self.offset + self.scale * joined
 
@@ -60,7 +70,19 @@ def prices(space: SearchSpace, latency: LatencyPricer | None) -> dict[str, Price
     own = _cost_prices(space)  # type: ignore[arg-type]
     if latency is None:
         return dict(own)
-    return {"latency_ms": Price("latency_ms", latency.slots, offset=latency.overhead_ms), **own}
+    exact = None if latency.additive else latency.latency_ms
+    return {"latency_ms": Price("latency_ms", latency.slots, offset=latency.overhead_ms, exact=exact), **own}
+
+
+def scaled_to(space: SearchSpace, price: Price, limit: float) -> Price:
+    """A price whose slots say, near a limit, what the metric is; the same one where they always do."""
+    if price.exact is None:
+        return price
+    genomes = np.concatenate([sample(space, _SCALED_ON, np.random.default_rng(0)), extremes(space)])
+    values = price.of(genomes)
+    near = np.argsort(np.abs(values - limit), kind="stable")[:_NEAR]
+    factor = float(np.median(values[near] / price.by_slots(genomes[near])))
+    return replace(price, scale=price.scale * factor, offset=price.offset * factor)
 
 
 # Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
@@ -100,14 +122,30 @@ def feasible_ranges(space: SearchSpace, latency: LatencyPricer | None) -> dict[s
 
 
 def _range(space: SearchSpace, price: Price) -> tuple[float, float]:
-    factors = slot_factors(space, price.slots)
-    _, smallest = minimise(space, factors, price.join)
+    smallest = cheapest(space, price)
+    low = float(price.of(smallest[None])[0])
     if price.maximum:
-        return float(price.of(smallest[None])[0]), price.offset + price.scale * float(
-            price.slots.values.max()
-        )
-    _, largest = minimise(space, [Factor(f.genes, -f.values) for f in factors], np.add)
-    return float(price.of(smallest[None])[0]), float(price.of(largest[None])[0])
+        return low, price.offset + price.scale * float(price.slots.values.max())
+    return low, float(price.of(cheapest(space, price, sign=-1)[None])[0])
+
+
+def cheapest(space: SearchSpace, price: Price, sign: int = 1) -> Genomes:
+    """The genome of the least price, shape (G,); of the greatest with ``sign`` -1.
+
+    It is exact but for metrics that are no sums: there, a descent from the least sum ends where no
+    change of one gene helps.
+    """
+    factors = [Factor(f.genes, sign * f.values) for f in slot_factors(space, price.slots)]
+    _, genome = minimise(space, factors, price.join)
+    if price.exact is None:
+        return genome
+    value = sign * price.of(genome[None])[0]
+    while True:
+        around, _, _ = neighbours(space, genome)
+        values = sign * price.of(around)
+        if values.min() >= value:
+            return genome
+        genome, value = around[values.argmin()], values.min()
 
 
 class Limits:
@@ -121,7 +159,7 @@ class Limits:
     def __init__(self, problem: Problem) -> None:
         known = prices(problem.space, problem.latency)
         self.constraints: Sequence[Constraint] = problem.constraints
-        self.prices = tuple(known[constraint.metric] for constraint in problem.constraints)
+        self.prices = tuple(scaled_to(problem.space, known[c.metric], c.limit) for c in problem.constraints)
         self.limits = np.array([float(constraint.limit) for constraint in problem.constraints])
 
     def shares(self, genomes: Genomes) -> NDArray[np.float64]:

@@ -21,9 +21,10 @@ from bespoke.predictors.accuracy import LinearisedPredictor
 from bespoke.search.blas import one_thread
 from bespoke.search.evaluator import Limits, candidates, prices
 from bespoke.search.feasibility import feasible_genome
-from bespoke.search.moves import Jumps, neighbours, pairs
+from bespoke.search.moves import Jumps, pairs
 from bespoke.search.problem import Candidate, Problem, SearchResult
 from bespoke.supernet.architecture import Genomes, SearchSpace, canonical, cardinalities
+from bespoke.supernet.genomes import neighbours
 
 _STARTS = 2
 """Genomes drawn per lineage; the better ones become lineages."""

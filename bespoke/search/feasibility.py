@@ -2,8 +2,8 @@
 
 A limit on a maximum (peak memory) forbids single combinations of a slot. Limits on sums are
 weighed into one sum, whose exact minimum either meets every limit, or proves that none can, or
-says which limit to weigh more (a Lagrangian dual). What this leaves open in rare mixtures is
-settled by a short evolution on the violation, which always ends.
+says which limit to weigh more (a Lagrangian dual). What this leaves open, in rare mixtures and for
+latencies that are no sums, is settled by a short evolution on the violation, which always ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, minimise, slot_factors
-from bespoke.search.evaluator import Limits, Price, feasible_ranges
+from bespoke.search.evaluator import Limits, Price, cheapest, feasible_ranges
 from bespoke.search.problem import Problem
 from bespoke.supernet.architecture import Genomes, decode
 from bespoke.supernet.errors import BudgetInfeasible
@@ -38,7 +38,11 @@ def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) 
     tried, open_question = _dual(problem, limits)
     if limits.meets(tried[-1:])[0]:
         return tried[-1]
-    if len(limits.prices) > 1:
+    inexact = [price for price in limits.prices if price.exact]
+    if inexact:
+        open_question = True
+        tried = np.stack([*tried, *(cheapest(problem.space, price) for price in inexact)])
+    if len(limits.prices) > 1 or inexact:
         tried = _least_violation(problem, limits, tried, rng)
         if open_question and limits.meets(tried[:1])[0]:
             return tried[0]

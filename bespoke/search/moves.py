@@ -1,4 +1,4 @@
-"""Moves on genomes: jumps to the optimum of a linear model, and neighbours.
+"""Moves on genomes: jumps to the optimum of a linear model, and pairs of changes.
 
 Near a genome a predictor is nearly linear in the choices, and prices are sums over slots. Once the
 genes that several slots share (depth, resolution) are fixed, the best choice of every other gene
@@ -219,26 +219,6 @@ def _fits(
     for (_, shares), mine in zip(parts, chosen, strict=True):
         used += np.take_along_axis(shares, mine[None, :, :, None], axis=3)[..., 0].sum(axis=2)
     return np.asarray((used <= room).all(axis=0))
-
-
-def neighbours(space: SearchSpace, genome: Genomes) -> tuple[Genomes, NDArray[np.intp], Genomes]:
-    """All genomes that differ in the choice of one active gene.
-
-    Args:
-        space: The space.
-        genome: (G,), canonical.
-
-    Returns:
-        The neighbours (N, G), the gene that differs (N,), and its new choice (N,).
-    """
-    sizes = cardinalities(space)
-    genes = np.repeat(np.arange(len(sizes)), sizes)
-    choices = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
-    moves = space.active(genome[None])[0][genes] & (choices != genome[genes])
-    genes, choices = genes[moves], choices[moves]
-    result = np.repeat(genome[None], len(genes), axis=0)
-    result[np.arange(len(genes)), genes] = choices
-    return canonical(space, result), genes, choices
 
 
 def pairs(

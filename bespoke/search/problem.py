@@ -19,11 +19,16 @@ METRICS = ("latency_ms", "macs", "flops", "params", "peak_memory_bytes", "model_
 
 
 class LatencyPricer(Protocol):
-    """The latency of populations of one space on one device, as a sum over its slots."""
+    """The latency of populations of one space on one device."""
+
+    @property
+    def additive(self) -> bool:
+        """Whether a latency is the overhead and the sum of the slots, and nothing else."""
+        ...
 
     @property
     def slots(self) -> SlotTable:
-        """What each slot adds, in ms."""
+        """What each slot adds, in ms; near that, where latencies are not additive."""
         ...
 
     @property
@@ -32,7 +37,7 @@ class LatencyPricer(Protocol):
         ...
 
     def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
-        """Latencies in ms, shape (N,); the overhead and the sum of the slots."""
+        """Latencies in ms, shape (N,)."""
         ...
 
     def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -6,6 +6,7 @@ Randomness is always an argument. Results are canonical.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bespoke.supernet.architecture import (
     Architecture,
@@ -40,6 +41,26 @@ def crossover(space: SearchSpace, mothers: Genomes, fathers: Genomes, rng: np.ra
     """Take each gene from one of two parents. Shape as ``mothers``."""
     from_mother = rng.random(mothers.shape, np.float32) < 0.5
     return canonical(space, np.where(from_mother, mothers, fathers).astype(np.int16))
+
+
+def neighbours(space: SearchSpace, genome: Genomes) -> tuple[Genomes, NDArray[np.intp], Genomes]:
+    """All genomes that differ in the choice of one active gene.
+
+    Args:
+        space: The space.
+        genome: (G,), canonical.
+
+    Returns:
+        The neighbours (N, G), the gene that differs (N,), and its new choice (N,).
+    """
+    sizes = cardinalities(space)
+    genes = np.repeat(np.arange(len(sizes)), sizes)
+    choices = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
+    moves = space.active(genome[None])[0][genes] & (choices != genome[genes])
+    genes, choices = genes[moves], choices[moves]
+    result = np.repeat(genome[None], len(genes), axis=0)
+    result[np.arange(len(genes)), genes] = choices
+    return canonical(space, result), genes, choices
 
 
 def extremes(space: SearchSpace) -> Genomes:

@@ -13,6 +13,7 @@ class MadeUpLatency:
     """A device whose ops take 1 ms a 20 million MACs, 1 ms a million weights, and 0.02 ms each."""
 
     overhead_ms = 0.25
+    additive = True
 
     def __init__(self, space: SearchSpace) -> None:
         self.slots = SlotTable(space, lambda op: op_macs(op) / 2e7 + op_weights(op) / 1e6 + 0.02)

@@ -2,12 +2,14 @@ import time
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, LatencyPricer, Problem, feasible_ranges, search
 from bespoke.search.evaluator import Limits, prices
 from bespoke.search.feasibility import feasible_genome
-from bespoke.supernet.architecture import SearchSpace, encode, read_architecture
+from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
+from bespoke.supernet.cost import SlotTable, op_macs, op_weights
 from bespoke.supernet.errors import BudgetInfeasible
 from tests.conftest import random_predictor
 from tests.search.small_space import SmallSpace, every_genome
@@ -80,3 +82,37 @@ def test_two_limits_that_exclude_each_other_are_told_apart_from_one_that_is_too_
     with pytest.raises(BudgetInfeasible) as caught:
         search(Problem(space, predictor, (tight, Constraint("latency_ms", 0.5)), latency))
     assert set(caught.value.relax) == {"latency_ms"}
+
+
+class CachedLatency:
+    """A device on which sums mislead: large networks fall out of its cache, by twice."""
+
+    overhead_ms = 0.25
+    additive = False
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.slots = SlotTable(space, lambda op: op_macs(op) / 2e6 + 0.02)
+        self._bytes = SlotTable(space, op_weights)
+
+    def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
+        weights = self._bytes.total(genomes)
+        return (self.overhead_ms + self.slots.total(genomes)) * (1 + 1 / (1 + np.exp((6e3 - weights) / 5e2)))
+
+    def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return 0.9 * latency_ms, 1.1 * latency_ms
+
+
+def test_latencies_that_are_no_sums_are_limited_as_they_are() -> None:
+    space = SmallSpace()
+    predictor, latency, genomes = random_predictor(space), CachedLatency(space), every_genome(space)
+    values, top1 = latency.latency_ms(genomes), predictor.top1(genomes)
+    assert feasible_ranges(space, latency)["latency_ms"] == (values.min(), values.max())
+    hits = 0
+    limits = np.quantile(values, np.linspace(0.05, 0.95, 10))
+    for limit in limits:
+        found = search(Problem(space, predictor, (Constraint("latency_ms", float(limit)),), latency))
+        assert found.best.metrics["latency_ms"] <= limit
+        hits += found.best.top1 >= top1[values <= limit].max() - 1e-9
+    assert hits >= 9
+    with pytest.raises(BudgetInfeasible):
+        search(Problem(space, predictor, (Constraint("latency_ms", 0.99 * values.min()),), latency))

@@ -3,9 +3,9 @@ import numpy as np
 from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, LatencyPricer, Problem
 from bespoke.search.evaluator import Limits
-from bespoke.search.moves import Jumps, neighbours, pairs
+from bespoke.search.moves import Jumps, pairs
 from bespoke.supernet.architecture import SearchSpace, canonical
-from bespoke.supernet.genomes import sample
+from bespoke.supernet.genomes import neighbours, sample
 from tests.conftest import random_predictor
 from tests.search.small_space import SmallSpace, every_genome
 
