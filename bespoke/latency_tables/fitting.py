@@ -39,7 +39,7 @@ from bespoke.supernet.ops import OpKey
 LATENCY = "latency_ms"
 FEWEST_NETWORKS = 10
 """With fewer, shapes alone say little: a reference table of another device (few-shot) says more."""
-MOST_LINES = 20_000
+MOST_LINES = 10_000
 FOLDS = 5
 UNIT = 1000.0
 """Between seconds, milliseconds and microseconds."""
