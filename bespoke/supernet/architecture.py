@@ -31,12 +31,13 @@ class Dimension:
 
     Attributes:
         name: Its field in an architecture's JSON, e.g. ``kernel``.
-        choices: The allowed values, ascending.
+        choices: The allowed numbers, ascending. Typed loosely, since ratios are floats and all else
+            (kernels, depths, pixels) are ints.
         count: How many genes choose among them; ``resolution`` has one and is a bare number.
     """
 
     name: str
-    choices: tuple[int, ...]
+    choices: tuple[Any, ...]
     count: int
 
     @property
@@ -58,15 +59,15 @@ class Architecture:
     """
 
     space: str
-    choices: tuple[tuple[str, tuple[int, ...]], ...]
+    choices: tuple[tuple[str, tuple[float, ...]], ...]
 
-    def __getitem__(self, dimension: str) -> tuple[int, ...]:
+    def __getitem__(self, dimension: str) -> tuple[float, ...]:
         return dict(self.choices)[dimension]
 
     @property
     def resolution(self) -> int:
         """Side of the square input, in pixels."""
-        return self["resolution"][0]
+        return int(self["resolution"][0])
 
     def to_json(self) -> dict[str, Any]:
         """``{"kernel": [...], "expand": [...], "depth": [...], "resolution": r}``."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.supernet.architecture import Genomes, Plan, SearchSpace, cardinalities
-from bespoke.supernet.ops import Op
+from bespoke.supernet.ops import BLOCKS, Op
 
 BYTES_PER_VALUE = 4
 
@@ -63,6 +63,9 @@ def op_macs(op: Op) -> int:
         mid = op.mid_channels
         expansion = h_in * w_in * c_in * mid if op.expands else 0
         return expansion + h * w * mid * (op.kernel**2 + c_out) + 2 * mid * op.se_channels
+    if op.kind == "bottleneck":
+        mid, shortcut = op.mid_channels, c_in * c_out if op.downsamples else 0
+        return h_in * w_in * c_in * mid + h * w * (mid * mid * op.kernel**2 + mid * c_out + shortcut)
     return 0
 
 
@@ -86,6 +89,9 @@ def _kernel_weights(op: Op) -> int:
         mid = op.mid_channels
         expansion = c_in * mid if op.expands else 0
         return expansion + mid * (op.kernel**2 + op.out_channels) + 2 * mid * op.se_channels
+    if op.kind == "bottleneck":
+        mid, c_out = op.mid_channels, op.out_channels
+        return c_in * mid + mid * mid * op.kernel**2 + mid * c_out + (c_in * c_out if op.downsamples else 0)
     return 0
 
 
@@ -100,6 +106,8 @@ def _norm_channels(op: Op) -> int:
         return op.out_channels if op.norm else 0
     if op.kind == "mbconv":
         return op.mid_channels * (2 if op.expands else 1) + op.out_channels
+    if op.kind == "bottleneck":
+        return 2 * op.mid_channels + op.out_channels * (2 if op.downsamples else 1)
     return 0
 
 
@@ -107,13 +115,18 @@ def op_peak_values(op: Op) -> int:
     """Activations alive at once while an op runs, its input and output included.
 
     An inverted-bottleneck block runs as its parts: expansion, depthwise convolution, projection;
-    the input stays alive for the skip. Activations, scaling and additions work in place.
+    the input stays alive for the skip. A residual bottleneck's input stays alive for its shortcut,
+    which runs last. Activations, scaling and additions work in place.
     """
     (h_in, w_in, c_in), (h, w, c_out) = op.in_shape, op.out_shape
     before, after = h_in * w_in * c_in, h * w * c_out
-    if op.kind != "mbconv":
+    if op.kind not in BLOCKS:
         return before + after
     wide_in, wide_out = h_in * w_in * op.mid_channels, h * w * op.mid_channels
+    if op.kind == "bottleneck":
+        pooled = h * w * c_in if op.stride > 1 else 0
+        shortcut = max(before + pooled, (pooled or before) + after) if op.downsamples else 0
+        return max(before + wide_in, before + wide_in + wide_out, before + wide_out + after, after + shortcut)
     kept = before if op.skip else 0
     if not op.expands:
         return max(before + wide_out, kept + wide_out + after)

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from bespoke.supernet.ops import Op
 
-BN_EPS = 1e-5
-
 
 class Normalise(Protocol):
     """How a BN layer gets its mean and variance."""
@@ -43,7 +41,7 @@ class BatchStatistics:
 
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
         """Normalise one layer's input (see ``Normalise``)."""
-        return F.batch_norm(x_NCHW, None, None, weight_C, bias_C, training=True, eps=BN_EPS)
+        return F.batch_norm(x_NCHW, None, None, weight_C, bias_C, training=True, eps=op.norm_eps)
 
 
 class FixedStatistics:
@@ -56,7 +54,7 @@ class FixedStatistics:
     def __call__(self, x_NCHW: Tensor, site: str, op: Op, weight_C: Tensor, bias_C: Tensor) -> Tensor:
         """Normalise one layer's input (see ``Normalise``)."""
         mean_C, var_C = self._statistics[site]
-        return F.batch_norm(x_NCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=BN_EPS)
+        return F.batch_norm(x_NCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=op.norm_eps)
 
 
 class RecordedStatistics:
@@ -73,9 +71,9 @@ class RecordedStatistics:
         """Normalise one layer's input (see ``Normalise``)."""
         # One pass gives the output and both moments; torch.var_mean is several times slower here.
         y_NCHW, mean_C, inverse_std_C = torch.native_batch_norm(
-            x_NCHW, weight_C, bias_C, None, None, True, 0.0, BN_EPS
+            x_NCHW, weight_C, bias_C, None, None, True, 0.0, op.norm_eps
         )
-        mean_C, var_C = mean_C.detach(), (inverse_std_C.detach().pow(-2) - BN_EPS).clamp(min=0)
+        mean_C, var_C = mean_C.detach(), (inverse_std_C.detach().pow(-2) - op.norm_eps).clamp(min=0)
         size = float(len(x_NCHW))
         count, mean_sum, var_sum = self._sums.get(site, (0.0, 0.0, 0.0))
         self._sums[site] = (count + size, mean_sum + size * mean_C, var_sum + size * var_C)
@@ -109,9 +107,14 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def forward(self, x_NCHW: Tensor, op: Op, part: str, normalise: Normalise) -> Tensor:
+        """Normalise what a part of an op gives; the first channels are used."""
+        channels = x_NCHW.shape[1]
+        return normalise(x_NCHW, f"{op.name}.{part}", op, self.weight[:channels], self.bias[:channels])
+
 
 class Conv(nn.Module):
-    """A convolution with an optional BN, sliced to the op's channels."""
+    """A convolution with an optional BN and an optional skip, sliced to the op's channels."""
 
     def __init__(self, op: Op) -> None:
         super().__init__()
@@ -120,11 +123,13 @@ class Conv(nn.Module):
         _initialise(self.weight)
 
     def forward(self, x_NCHW: Tensor, op: Op, normalise: Normalise) -> Tensor:
-        """Convolve, normalise, activate."""
-        x_NCHW = F.conv2d(x_NCHW, self.weight, stride=op.stride, padding=op.kernel // 2)
+        """Convolve, normalise, activate, add the input."""
+        weight = self.weight[: op.out_channels, : op.in_shape[2]]
+        y_NCHW = F.conv2d(x_NCHW, weight, stride=op.stride, padding=op.kernel // 2)
         if self.bn is not None:
-            x_NCHW = normalise(x_NCHW, f"{op.name}.bn", op, self.bn.weight, self.bn.bias)
-        return activate(x_NCHW, op.activation)
+            y_NCHW = self.bn(y_NCHW, op, "bn", normalise)
+        y_NCHW = activate(y_NCHW, op.activation)
+        return x_NCHW + y_NCHW if op.skip else y_NCHW
 
 
 class SqueezeExcite(nn.Module):
@@ -196,21 +201,54 @@ class InvertedBottleneck(nn.Module):
         mid, width = op.mid_channels, op.in_shape[2]
         y = x_NCHW
         if self.expansion is not None and self.expansion_bn is not None:
-            bn = self.expansion_bn
-            y = F.conv2d(y, self.expansion[:mid, :width])
-            y = normalise(y, f"{op.name}.expansion_bn", op, bn.weight[:mid], bn.bias[:mid])
+            y = self.expansion_bn(F.conv2d(y, self.expansion[:mid, :width]), op, "expansion_bn", normalise)
             y = activate(y, op.activation)
         y = F.conv2d(y, self.kernel(op), stride=op.stride, padding=op.kernel // 2, groups=mid)
-        bn = self.depthwise_bn
-        y = normalise(y, f"{op.name}.depthwise_bn", op, bn.weight[:mid], bn.bias[:mid])
-        y = activate(y, op.activation)
+        y = activate(self.depthwise_bn(y, op, "depthwise_bn", normalise), op.activation)
         if self.se is not None:
             y = self.se(y, op)
         y = F.conv2d(y, self.projection[: op.out_channels, :mid])
-        bn = self.projection_bn
-        out = op.out_channels
-        y = normalise(y, f"{op.name}.projection_bn", op, bn.weight[:out], bn.bias[:out])
+        y = self.projection_bn(y, op, "projection_bn", normalise)
         return x_NCHW + y if op.skip else y
+
+
+class Bottleneck(nn.Module):
+    """An elastic residual bottleneck block, every width of it sliced.
+
+    Source: He et al., ResNet (CVPR 2016), with the shortcut of ResNet-D (arXiv:1812.01187).
+    """
+
+    def __init__(self, largest: Op) -> None:
+        super().__init__()
+        mid, width, out, k = largest.mid_channels, largest.in_shape[2], largest.out_channels, largest.kernel
+        self.reduction = nn.Parameter(torch.empty(mid, width, 1, 1))
+        self.reduction_bn = Norm(mid)
+        self.spatial = nn.Parameter(torch.empty(mid, mid, k, k))
+        self.spatial_bn = Norm(mid)
+        self.projection = nn.Parameter(torch.empty(out, mid, 1, 1))
+        self.projection_bn = Norm(out)
+        self.shortcut = nn.Parameter(torch.empty(out, width, 1, 1)) if largest.downsamples else None
+        self.shortcut_bn = Norm(out) if largest.downsamples else None
+        for weight in (self.reduction, self.spatial, self.projection, self.shortcut):
+            if weight is not None:
+                _initialise(weight)
+
+    def forward(self, x_NCHW: Tensor, op: Op, normalise: Normalise) -> Tensor:
+        """Reduce, convolve, project, add the shortcut, activate."""
+        mid, width, out = op.mid_channels, op.in_shape[2], op.out_channels
+        y = F.conv2d(x_NCHW, self.reduction[:mid, :width])
+        y = activate(self.reduction_bn(y, op, "reduction_bn", normalise), op.activation)
+        y = F.conv2d(y, self.spatial[:mid, :mid], stride=op.stride, padding=op.kernel // 2)
+        y = activate(self.spatial_bn(y, op, "spatial_bn", normalise), op.activation)
+        y = F.conv2d(y, self.projection[:out, :mid])
+        y = self.projection_bn(y, op, "projection_bn", normalise)
+        shortcut = x_NCHW
+        if self.shortcut is not None and self.shortcut_bn is not None:
+            if op.stride > 1:
+                shortcut = F.avg_pool2d(shortcut, op.stride, ceil_mode=True)
+            shortcut = F.conv2d(shortcut, self.shortcut[:out, :width])
+            shortcut = self.shortcut_bn(shortcut, op, "shortcut_bn", normalise)
+        return activate(y + shortcut, op.activation)
 
 
 class Classifier(nn.Module):
@@ -225,4 +263,4 @@ class Classifier(nn.Module):
 
     def forward(self, x_NC: Tensor, op: Op) -> Tensor:
         """Logits of shape (N, classes)."""
-        return self.linear(x_NC)
+        return F.linear(x_NC, self.linear.weight[:, : op.in_shape[2]], self.linear.bias)

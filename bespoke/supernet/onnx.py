@@ -8,6 +8,8 @@ BN is folded before: a plan's *folded weights* are plain arrays named ``{op name
             depthwise (M, 1, k, k), depthwise_bias (M,);
             se_reduce (S, M, 1, 1), se_reduce_bias, se_expand (M, S, 1, 1), se_expand_bias with SE;
             projection (O, M, 1, 1), projection_bias (O,)
+    bottleneck  reduction (M, I, 1, 1), spatial (M, M, k, k), projection (O, M, 1, 1), and
+            shortcut (O, I, 1, 1) where the block downsamples, each with its bias
 
 The same plan, weights and metadata give the same bytes.
 """
@@ -63,6 +65,18 @@ def weight_shapes(op: Op) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{name}.se_expand_bias", (mid,)
         yield f"{name}.projection", (c_out, mid, 1, 1)
         yield f"{name}.projection_bias", (c_out,)
+    elif op.kind == "bottleneck":
+        mid = op.mid_channels
+        parts = {
+            "reduction": (mid, c_in, 1, 1),
+            "spatial": (mid, mid, k, k),
+            "projection": (c_out, mid, 1, 1),
+        }
+        if op.downsamples:
+            parts["shortcut"] = (c_out, c_in, 1, 1)
+        for part, shape in parts.items():
+            yield f"{name}.{part}", shape
+            yield f"{name}.{part}_bias", shape[:1]
 
 
 def random_weights(plan: Plan, seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -207,14 +221,47 @@ class _Graph:
         names = {name[len(op.name) + 1 :]: self._weight(name, shape) for name, shape in shapes.items()}
         if op.kind == "pool":
             return self._node("GlobalAveragePool", [source], f"{label}.pool")
+        if op.kind == "maxpool":
+            window = {
+                "kernel_shape": [op.kernel] * 2,
+                "pads": [op.kernel // 2] * 4,
+                "strides": [op.stride] * 2,
+            }
+            return self._node("MaxPool", [source], f"{label}.pool", **window)
         if op.kind == "linear":
             flat = self._node("Flatten", [source], f"{label}.flatten", axis=1)
             return self._node("Gemm", [flat, names["weight"], names["bias"]], f"{label}.gemm", transB=1)
         if op.kind == "conv":
             parts = [source, names["weight"]] + ([names["bias"]] if op.norm else [])
             value = self._conv(parts, f"{label}.conv", op.kernel, op.stride)
-            return self._activation(value, op.activation, label)
+            value = self._activation(value, op.activation, label)
+            return self._node("Add", [source, value], f"{label}.skip") if op.skip else value
+        if op.kind == "bottleneck":
+            return self._bottleneck(op, source, label, names)
         return self._inverted_bottleneck(op, source, label, names)
+
+    def _maximum(self, op: Op, source: str, label: str) -> str:
+        pads, window, strides = [op.kernel // 2] * 4, [op.kernel] * 2, [op.stride] * 2
+        return self._node(
+            "MaxPool", [source], f"{label}.pool", kernel_shape=window, pads=pads, strides=strides
+        )
+
+    def _bottleneck(self, op: Op, source: str, label: str, names: Mapping[str, str]) -> str:
+        value = source
+        for part, kernel, stride in (("reduction", 1, 1), ("spatial", op.kernel, op.stride)):
+            parts = [value, names[part], names[f"{part}_bias"]]
+            value = self._conv(parts, f"{label}.{part}", kernel, stride)
+            value = self._activation(value, op.activation, f"{label}.{part}")
+        value = self._conv([value, names["projection"], names["projection_bias"]], f"{label}.projection")
+        shortcut = source
+        if op.downsamples:
+            if op.stride > 1:
+                window = {"kernel_shape": [op.stride] * 2, "strides": [op.stride] * 2, "ceil_mode": 1}
+                shortcut = self._node("AveragePool", [shortcut], f"{label}.average", **window)
+            parts = [shortcut, names["shortcut"], names["shortcut_bias"]]
+            shortcut = self._conv(parts, f"{label}.shortcut")
+        value = self._node("Add", [value, shortcut], f"{label}.sum")
+        return self._activation(value, op.activation, label)
 
     def _inverted_bottleneck(self, op: Op, source: str, label: str, names: Mapping[str, str]) -> str:
         value = source

@@ -1,8 +1,13 @@
 """Op and OpKey: the unit that is measured, priced and exported.
 
 An op is one fused block as a runtime executes it after BN folding: a convolution with its
-activation, a whole inverted-bottleneck block, a pool, a linear layer. Shapes are H, W, C in that
-order, without the batch.
+activation, a whole inverted-bottleneck block, a whole residual bottleneck block, a pool, a linear
+layer. Shapes are H, W, C in that order, without the batch.
+
+A ``bottleneck`` is the block of residual networks: a 1x1 convolution to ``mid_channels``, a dense
+k x k one with the stride, a 1x1 one to the output width, the sum with the shortcut, and the
+activation (also behind the first two). Where it has no ``skip``, its shortcut is an average over
+stride x stride pixels and a 1x1 convolution, as in ResNet-D (He et al., arXiv:1812.01187).
 
 A key is the canonical text of an op, with neither its name nor its inputs, since two blocks of
 one shape cost the same wherever they stand:
@@ -20,7 +25,11 @@ from bespoke.supernet.errors import OpKeyInvalid
 
 OpKey = NewType("OpKey", str)
 
-KINDS = ("conv", "mbconv", "pool", "linear")
+KINDS = ("conv", "mbconv", "bottleneck", "pool", "maxpool", "linear")
+WINDOWED = ("conv", "mbconv", "bottleneck", "maxpool")
+"""Kinds with a kernel and a stride."""
+BLOCKS = ("mbconv", "bottleneck")
+"""Kinds with a width of their own inside."""
 ACTIVATIONS = ("none", "relu", "relu6", "hswish")
 PRECISIONS = ("fp32", "int8")
 """What ops are computed in: float, or 8-bit integers (U8 activations, S8 weights)."""
@@ -43,17 +52,22 @@ class Op:
         kind: One of ``KINDS``.
         in_shape: (height, width, channels) of the first input.
         out_channels: Channels (or features) of the output.
-        kernel: Side of the (depthwise) convolution; 1 for pool and linear.
-        stride: Stride of the (depthwise) convolution.
-        mid_channels: Width between expansion and projection; 0 unless ``mbconv``. A block whose
-            ``mid_channels`` equals its input width has no expansion convolution.
+        kernel: Side of the window: of the (depthwise) convolution or of the maximum; 1 for pool
+            (which averages the whole map) and linear.
+        stride: Stride of that window.
+        mid_channels: Width between a block's outer convolutions; 0 unless ``mbconv`` or
+            ``bottleneck``. An ``mbconv`` whose ``mid_channels`` equals its input width has no
+            expansion convolution.
         se: Whether a squeeze-and-excitation follows the depthwise convolution.
         activation: One of ``ACTIVATIONS``.
-        skip: Whether the input is added to the output.
+        skip: Whether the input itself is added to the output: of a ``bottleneck`` before its last
+            activation, of others after it.
         norm: Whether the convolution carries a (folded) BN, and so a bias.
         inputs: Where the inputs come from: an index of an op of the same segment, or ``~k`` for
             the segment's k-th input. Not part of the key.
         name: Where the weights come from in the supernet, e.g. ``blocks.3``. Not part of the key.
+        norm_eps: What its BN layers add to the variance. Folding leaves nothing of it, so it is not
+            part of the key.
     """
 
     kind: str
@@ -68,6 +82,7 @@ class Op:
     norm: bool = True
     inputs: tuple[int, ...] = (~0,)
     name: str = ""
+    norm_eps: float = 1e-5
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
@@ -88,17 +103,22 @@ class Op:
         return self.kind == "mbconv" and self.mid_channels != self.in_shape[2]
 
     @property
+    def downsamples(self) -> bool:
+        """Whether a ``bottleneck`` has a convolution on its shortcut."""
+        return self.kind == "bottleneck" and not self.skip
+
+    @property
     def key(self) -> OpKey:
         """The canonical text."""
         height, width, channels = self.in_shape
         parts = ["v1", self.kind]
-        if self.kind in ("conv", "mbconv"):
+        if self.kind in WINDOWED:
             parts.append(f"k{self.kernel}")
         parts.append(f"in{height}x{width}x{channels}")
-        if self.kind == "mbconv":
+        if self.kind in BLOCKS:
             parts.append(f"mid{self.mid_channels}")
         parts.append(f"out{self.out_channels}")
-        if self.kind in ("conv", "mbconv"):
+        if self.kind in WINDOWED:
             parts.append(f"s{self.stride}")
         parts += [word for word, on in (("se", self.se), ("plain", not self.norm)) if on]
         if self.activation != "none":

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 
 from bespoke.supernet.architecture import Architecture, Plan
 from bespoke.supernet.checkpoints import load_statistics, load_weights
-from bespoke.supernet.layers import (
-    BN_EPS,
-    Classifier,
-    Conv,
-    FixedStatistics,
-    InvertedBottleneck,
-    Norm,
-)
+from bespoke.supernet.layers import Classifier, Conv, FixedStatistics, InvertedBottleneck
 from bespoke.supernet.networks.chain import ChainSupernet, layer_name, make_layer, norm_sites, run_op
 from bespoke.supernet.onnx import write_onnx
 from bespoke.supernet.statistics import Statistics, StatisticsTable
@@ -101,32 +94,26 @@ def fold(subnet: Subnet) -> dict[str, NDArray[np.float32]]:
     """A subnet's weights with every BN folded into the convolution before it (see ``onnx.py``)."""
     statistics = subnet.statistics
     folded: dict[str, Tensor] = {}
-
-    def with_norm(name: str, weight: Tensor, bias_name: str, norm: Norm, site: str) -> None:
-        mean_C, var_C = statistics[site]
-        scale_C = norm.weight / torch.sqrt(var_C + BN_EPS)
-        folded[name] = weight * scale_C.view(-1, 1, 1, 1)
-        folded[bias_name] = norm.bias - mean_C * scale_C
-
     for op in subnet.plan.ops:
         layer, name = subnet.layer(op.name), op.name
-        if isinstance(layer, Conv):
-            if layer.bn is None:
-                folded[f"{name}.weight"] = layer.weight
-            else:
-                with_norm(f"{name}.weight", layer.weight, f"{name}.bias", layer.bn, f"{name}.bn")
+        if layer is None:
+            continue
+        for site, _ in norm_sites(op):
+            # A convolution's BN is "bn" beside "weight"; those of a block's parts are "{part}_bn".
+            bn = site[len(name) + 1 :]
+            part, bias = ("weight", "bias") if bn == "bn" else (bn.removesuffix("_bn"), bn[:-3] + "_bias")
+            mean_C, var_C = statistics[site]
+            norm = getattr(layer, bn)
+            scale_C = norm.weight / torch.sqrt(var_C + op.norm_eps)
+            folded[f"{name}.{part}"] = getattr(layer, part) * scale_C.view(-1, 1, 1, 1)
+            folded[f"{name}.{bias}"] = norm.bias - mean_C * scale_C
+        if isinstance(layer, Conv) and layer.bn is None:
+            folded[f"{name}.weight"] = layer.weight
         elif isinstance(layer, Classifier):
             folded[f"{name}.weight"], folded[f"{name}.bias"] = layer.linear.weight, layer.linear.bias
-        elif isinstance(layer, InvertedBottleneck):
-            parts = {"depthwise": layer.depthwise, "projection": layer.projection}
-            if layer.expansion is not None:
-                parts["expansion"] = layer.expansion
-            for part, weight in parts.items():
-                norm = getattr(layer, f"{part}_bn")
-                with_norm(f"{name}.{part}", weight, f"{name}.{part}_bias", norm, f"{name}.{part}_bn")
-            if layer.se is not None:
-                parts_se = ("se_reduce", "se_reduce_bias", "se_expand", "se_expand_bias")
-                folded |= {f"{name}.{p}": w for p, w in zip(parts_se, layer.se.weights(op), strict=True)}
+        elif isinstance(layer, InvertedBottleneck) and layer.se is not None:
+            parts = ("se_reduce", "se_reduce_bias", "se_expand", "se_expand_bias")
+            folded |= {f"{name}.{p}": w for p, w in zip(parts, layer.se.weights(op), strict=True)}
     return {name: tensor.detach().numpy() for name, tensor in folded.items()}
 
 

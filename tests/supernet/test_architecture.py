@@ -17,6 +17,7 @@ from bespoke.supernet.architecture import (
 )
 from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import ArchitectureInvalid, InvalidInput, NotFound
+from bespoke.supernet.genomes import random_architecture
 from bespoke.supernet.ops import Op
 from bespoke.supernet.spaces import SPACES, space, space_from_json
 
@@ -124,17 +125,21 @@ def test_a_space_round_trips_and_lowers_to_a_chain(name: str) -> None:
     made = space(name, (32, 64), 10)
     assert space_from_json(json.loads(json.dumps(made.to_json()))) == made
     assert made.name == name
-    architecture = read_architecture(made, GOOD | {"resolution": 64, "depth": [2, 3, 4, 2, 3]})
+    architecture = random_architecture(made, np.random.default_rng(0))
     plan = made.plan(architecture)
     assert [route.segments for route in plan.routes] == [(0,)]
-    assert len(plan.ops) == 2 + 14 + 4
-    side = (64, 64, 3)
+    side = (architecture.resolution, architecture.resolution, 3)
     for i, op in enumerate(plan.ops):
         assert op.inputs == ((i - 1,) if i else (~0,))
         assert op.in_shape == side
         assert not op.skip or op.in_shape == op.out_shape
         side = op.out_shape
     assert side == (1, 1, 10)
+
+
+def test_depth_says_how_many_blocks_a_stage_keeps() -> None:
+    architecture = read_architecture(SPACE, GOOD | {"depth": [2, 3, 4, 2, 3]})
+    assert len(SPACE.plan(architecture).ops) == 2 + 14 + 4
 
 
 def test_the_cifar_stem_keeps_small_images_large() -> None:

@@ -1,14 +1,22 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bespoke.supernet.architecture import Plan, Route, Segment, decode, read_architecture
-from bespoke.supernet.cost import CostTable, SlotTable, cost, op_macs, op_peak_values, price_all
+from bespoke.supernet.architecture import Plan, Route, SearchSpace, Segment, decode, read_architecture
+from bespoke.supernet.cost import CostTable, SlotTable, cost, op_macs, op_params, op_peak_values, price_all
 from bespoke.supernet.genomes import extremes, largest, sample, smallest
 from bespoke.supernet.ops import Op
-from bespoke.supernet.spaces import SPACES, OfaMobileNetV3, space
+from bespoke.supernet.spaces import SPACES, OfaMobileNetV3, OfaProxyless, space
+
+PUBLISHED = {
+    "ofa_mbv3_d234_e346_k357_w1.0": "ofa-mobilenetv3-w1.0",
+    "ofa_mbv3_d234_e346_k357_w1.2": "ofa-mobilenetv3-w1.2",
+    "ofa_proxyless_d234_e346_k357_w1.3": "ofa-proxyless-w1.3",
+    "ofa_resnet50": "ofa-resnet50",
+}
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))
@@ -41,33 +49,40 @@ def test_the_published_supernets_have_the_published_counts(official: Path) -> No
     checked = 0
     for label, (mega_macs, params) in published.items():
         name, which, side = label.split()
-        if "mbv3" not in name:
-            continue
-        made = space(f"ofa-mobilenetv3-{name.rsplit('_', 1)[1]}", (int(side[1:]),))
+        made = space(PUBLISHED[name], (int(side[1:]),))
         price = cost(made.plan((largest if which == "max" else smallest)(made)))
         assert round(price.macs / 1e6, 4) == mega_macs
         assert price.params == params
         checked += 1
-    assert checked == 12
+    assert checked == 24
 
 
 def test_the_published_specialised_subnets_have_the_published_counts(official: Path) -> None:
     subnets = json.loads((official / "specialized_subnets.json").read_text())
     checked = 0
     for subnet in subnets:
-        if subnet["kind"] != "MobileNetV3":
-            continue
-        width = {16: 1.0, 24: 1.2}[subnet["first"]]
-        made = OfaMobileNetV3(width, (subnet["r"],))
-        architecture = read_architecture(
-            made,
-            {"kernel": subnet["ks"], "expand": subnet["e"], "depth": subnet["d"], "resolution": subnet["r"]},
-        )
-        price = cost(made.plan(architecture))
+        if subnet["kind"] == "MobileNetV3":
+            made: SearchSpace = OfaMobileNetV3({16: 1.0, 24: 1.2}[subnet["first"]], (subnet["r"],))
+        else:
+            made = OfaProxyless(1.3, (subnet["r"],))
+        price = cost(made.plan(read_architecture(made, choices(subnet))))
         assert round(price.macs / 1e6, 2) == subnet["macs"], subnet["name"]
         assert round(price.params / 1e6, 3) == subnet["params"], subnet["name"]
         checked += 1
-    assert checked == 9
+    assert checked == 15
+
+
+def choices(subnet: dict[str, Any]) -> dict[str, Any]:
+    """The architecture's JSON of a published subnet: each stage's blocks, filled up to four."""
+    stages = subnet["stages"]
+    full = [block for stage in stages[:5] for block in stage + [[3, 3]] * (4 - len(stage))]
+    full += [block for stage in stages[5:] for block in stage]
+    return {
+        "kernel": [kernel for kernel, _ in full],
+        "expand": [expand for _, expand in full],
+        "depth": [len(stage) for stage in stages[:5]],
+        "resolution": subnet["r"],
+    }
 
 
 def test_a_skip_keeps_its_input_alive() -> None:
@@ -91,6 +106,24 @@ def test_an_inverted_bottleneck_counts_its_inner_maps() -> None:
     assert op_peak_values(strided) == max(16 * (8 + 48), 16 * 48 + 4 * 48, 4 * (48 + 16))
     plain = Op("mbconv", (4, 4, 8), 8, 3, 1, mid_channels=8, skip=True)
     assert op_peak_values(plain) == 16 * (8 + 8 + 8)
+
+
+def test_a_residual_bottleneck_keeps_its_input_for_the_shortcut() -> None:
+    block = Op("bottleneck", (4, 4, 32), 32, 3, 1, mid_channels=8, skip=True)
+    assert op_peak_values(block) == 16 * (32 + 8 + 32)
+    strided = Op("bottleneck", (4, 4, 8), 32, 3, 2, mid_channels=4)
+    # While its shortcut's convolution runs: the pooled input, its result, and the main branch's.
+    assert op_peak_values(strided) == max(16 * (8 + 4) + 4 * 4, 4 * (8 + 32 + 32))
+    wide = Op("bottleneck", (4, 4, 8), 32, 3, 1, mid_channels=4)
+    assert op_peak_values(wide) == 16 * (8 + 32 + 32)
+
+
+def test_macs_and_parameters_of_a_residual_bottleneck_by_hand() -> None:
+    block = Op("bottleneck", (4, 4, 8), 32, 3, 2, mid_channels=4)
+    assert op_macs(block) == 16 * 8 * 4 + 4 * (4 * 4 * 9 + 4 * 32 + 8 * 32)
+    assert op_params(block) == 8 * 4 + 4 * 4 * 9 + 4 * 32 + 8 * 32 + 2 * (4 + 4 + 32 + 32)
+    plain = Op("bottleneck", (4, 4, 32), 32, 3, 1, mid_channels=4, skip=True)
+    assert op_macs(plain) == 16 * (32 * 4 + 4 * 4 * 9 + 4 * 32)
 
 
 def test_macs_of_a_block_by_hand() -> None:

@@ -13,10 +13,12 @@ def test_the_key_of_every_op_of_every_space_round_trips(name: str) -> None:
         read = parse_key(op.key)
         assert read.key == op.key
         assert (read.out_shape, read.se_channels, read.expands) == (op.out_shape, op.se_channels, op.expands)
+        assert read.downsamples == op.downsamples
 
 
-def test_equal_shapes_have_one_key_and_different_ones_different_keys() -> None:
-    ops = [op for slot in space("ofa-mobilenetv3-w1.0", (128, 160), 10).slots for op in slot.ops if op]
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_equal_shapes_have_one_key_and_different_ones_different_keys(name: str) -> None:
+    ops = [op for slot in space(name, (128, 160), 10).slots for op in slot.ops if op]
     by_key: dict[str, set[tuple[object, ...]]] = {}
     for op in ops:
         shape = (op.kind, op.in_shape, op.out_channels, op.kernel, op.stride, op.mid_channels, op.se,
@@ -36,6 +38,9 @@ def test_the_text_of_a_key_is_stable() -> None:
     assert Op("conv", (1, 1, 960), 1280, activation="hswish", norm=False).key == (
         "v1:conv:k1:in1x1x960:out1280:s1:plain:hswish"
     )
+    block = Op("bottleneck", (56, 56, 64), 256, 3, 1, 88, activation="relu")
+    assert block.key == "v1:bottleneck:k3:in56x56x64:mid88:out256:s1:relu"
+    assert Op("maxpool", (112, 112, 64), 64, 3, 2).key == "v1:maxpool:k3:in112x112x64:out64:s2"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,8 @@ def test_the_text_of_a_key_is_stable() -> None:
         "v1:conv:in8x8x3:out16:s1",
         "v1:teapot:in8x8x3:out16",
         "v1:pool:k3:in8x8x3:out16",
+        "v1:maxpool:in8x8x3:out3:s2",
+        "v1:bottleneck:k3:in8x8x8:out8:s1:relu",
         "v1:conv:k3:in8x8x3:out16:s1\n",
         "v1:conv:k3:in8x8x3:out16:s1:skip:se",
     ],

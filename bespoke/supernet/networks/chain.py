@@ -10,11 +10,19 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.layers import BatchStatistics, Classifier, Conv, InvertedBottleneck, Normalise
-from bespoke.supernet.ops import Op
+from bespoke.supernet.layers import (
+    BatchStatistics,
+    Bottleneck,
+    Classifier,
+    Conv,
+    InvertedBottleneck,
+    Normalise,
+)
+from bespoke.supernet.ops import KINDS, Op
 
 
 class ChainSupernet(nn.Module):
@@ -28,7 +36,7 @@ class ChainSupernet(nn.Module):
         """Allocate the weights of the largest op of each slot, freshly initialised."""
         super().__init__()
         self.space = space
-        modules = {layer_name(s.name): make_layer(_largest(s.ops), elastic=True) for s in space.slots}
+        modules = {layer_name(s.name): _shared_layer(s.ops) for s in space.slots}
         self.slots = nn.ModuleDict({name: module for name, module in modules.items() if module})
 
     @classmethod
@@ -70,6 +78,8 @@ def run_op(weights: nn.Module | None, op: Op, x: Tensor, normalise: Normalise) -
     """Run one op on its weights."""
     if op.kind == "pool":
         return x.mean((2, 3), keepdim=True)
+    if op.kind == "maxpool":
+        return F.max_pool2d(x, op.kernel, op.stride, op.kernel // 2)
     if op.kind == "linear":
         assert weights is not None
         return weights(x.flatten(1), op)
@@ -77,9 +87,11 @@ def run_op(weights: nn.Module | None, op: Op, x: Tensor, normalise: Normalise) -
     return weights(x, op, normalise)
 
 
-def _largest(ops: tuple[Op | None, ...]) -> Op:
+def _shared_layer(ops: tuple[Op | None, ...]) -> nn.Module | None:
+    """The layer of all ops that may stand in a slot."""
     present = [op for op in ops if op is not None]
-    return max(present, key=lambda op: (op.mid_channels, op.kernel, op.out_channels, op.in_shape))
+    largest = max(present, key=lambda op: (op.mid_channels, op.kernel, op.out_channels, op.in_shape))
+    return make_layer(largest, elastic=any(op.kernel < largest.kernel for op in present))
 
 
 def make_layer(op: Op, elastic: bool) -> nn.Module | None:
@@ -88,15 +100,17 @@ def make_layer(op: Op, elastic: bool) -> nn.Module | None:
     Raises:
         InvalidInput: The op's kind has no layer here.
     """
-    if op.kind == "pool":
+    if op.kind in ("pool", "maxpool"):
         return None
     if op.kind == "mbconv":
         return InvertedBottleneck(op, elastic)
+    if op.kind == "bottleneck":
+        return Bottleneck(op)
     if op.kind == "conv":
         return Conv(op)
     if op.kind == "linear":
         return Classifier(op)
-    raise InvalidInput(f"op kind {op.kind!r} has no layer; known: conv, mbconv, pool, linear")
+    raise InvalidInput(f"op kind {op.kind!r} has no layer; known: {', '.join(KINDS)}")
 
 
 def norm_sites(op: Op) -> Iterator[tuple[str, int]]:
@@ -108,6 +122,12 @@ def norm_sites(op: Op) -> Iterator[tuple[str, int]]:
             yield f"{op.name}.expansion_bn", op.mid_channels
         yield f"{op.name}.depthwise_bn", op.mid_channels
         yield f"{op.name}.projection_bn", op.out_channels
+    if op.kind == "bottleneck":
+        yield f"{op.name}.reduction_bn", op.mid_channels
+        yield f"{op.name}.spatial_bn", op.mid_channels
+        yield f"{op.name}.projection_bn", op.out_channels
+        if op.downsamples:
+            yield f"{op.name}.shortcut_bn", op.out_channels
 
 
 def no_decay(name: str) -> bool:

@@ -7,9 +7,23 @@ from typing import Any
 
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput, NotFound
-from bespoke.supernet.spaces.ofa_mobilenetv3 import RESOLUTIONS, OfaMobileNetV3
+from bespoke.supernet.spaces.fixed import FixedNetwork
+from bespoke.supernet.spaces.inverted_bottlenecks import RESOLUTIONS
+from bespoke.supernet.spaces.ofa_mobilenetv3 import OfaMobileNetV3
+from bespoke.supernet.spaces.ofa_proxyless import OfaProxyless
+from bespoke.supernet.spaces.ofa_resnet50 import OfaResNet50
 
-__all__ = ["FAMILIES", "SPACES", "OfaMobileNetV3", "space", "space_from_json"]
+__all__ = [
+    "FAMILIES",
+    "RESOLUTIONS",
+    "SPACES",
+    "FixedNetwork",
+    "OfaMobileNetV3",
+    "OfaProxyless",
+    "OfaResNet50",
+    "space",
+    "space_from_json",
+]
 
 SPACES: Mapping[str, Callable[[tuple[int, ...], int], SearchSpace]] = {
     "ofa-mobilenetv3-w1.0": lambda resolutions, classes: OfaMobileNetV3(1.0, resolutions, classes),
@@ -17,10 +31,15 @@ SPACES: Mapping[str, Callable[[tuple[int, ...], int], SearchSpace]] = {
     "ofa-mobilenetv3-w1.0-cifar": lambda resolutions, classes: OfaMobileNetV3(
         1.0, resolutions, classes, "cifar"
     ),
+    "ofa-proxyless-w1.3": lambda resolutions, classes: OfaProxyless(1.3, resolutions, classes),
+    "ofa-resnet50": lambda resolutions, classes: OfaResNet50(resolutions, classes),
 }
 
 FAMILIES: Mapping[str, Callable[..., SearchSpace]] = {
     "ofa_mobilenetv3": OfaMobileNetV3,
+    "ofa_proxyless": OfaProxyless,
+    "ofa_resnet50": OfaResNet50,
+    "fixed": FixedNetwork.from_fields,
 }
 
 
