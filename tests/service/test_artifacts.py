@@ -56,6 +56,17 @@ def test_putting_again_is_harmless_also_from_many_threads(artifacts: ArtifactSto
     assert b"".join(artifacts.read(got[0].sha256)) == content
 
 
+def test_what_is_removed_is_gone_until_it_is_put_again(artifacts: ArtifactStore) -> None:
+    content = os.urandom(1000)
+    artifact = artifacts.put(content)
+    for _ in range(2):
+        artifacts.remove(artifact.sha256)
+        with pytest.raises(NotFound):
+            artifacts.size(artifact.sha256)
+    assert artifacts.put(content) == artifact
+    assert b"".join(artifacts.read(artifact.sha256)) == content
+
+
 @pytest.mark.parametrize("name", ["0" * 64, "../../etc/passwd", "F" * 64, ""])
 def test_what_is_not_there_is_not_found(artifacts: ArtifactStore, name: str) -> None:
     with pytest.raises(NotFound):
