@@ -42,7 +42,7 @@ def random_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bespoke.supernet.checkpoints import save_statistics, save_weights
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space
-    from bespoke.supernet.statistics import StatisticsTable
+    from bespoke.supernet.statistics import StatisticsTable, table_layout
 
     root = tmp_path_factory.mktemp("zoo")
     folder = root / "tiny"
@@ -51,11 +51,10 @@ def random_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = ChainSupernet(tiny)
-        table = StatisticsTable(tiny)
-        for site in table.layout:
-            table.means[site].normal_(0, 0.1)
-            table.variances[site].uniform_(0.5, 1.5)
-            table.counts[site].fill_(1)
+        layout = table_layout(tiny).items()
+        means = {site: torch.randn(at.rows, at.channels) * 0.05 for site, at in layout}
+        log_variances = {site: torch.randn(at.rows, at.channels) * 0.05 for site, at in layout}
+    table = StatisticsTable(tiny, means, log_variances)
     save_weights(network, folder / "weights.safetensors")
     save_statistics(table, folder / "statistics.safetensors")
     random_predictor(tiny).save(folder / "predictor.json")

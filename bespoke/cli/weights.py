@@ -30,7 +30,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the new zoo entry; its name is the supernet's.")],
     space: Annotated[str, typer.Option(help="Search space.")] = "ofa-mobilenetv3-w1.0",
     resolutions: Annotated[str, typer.Option(help="Sides of the input, in pixels.")] = "96,112,128",
-    epochs: Annotated[str, typer.Option(help="Of the three phases: largest, sandwich, table.")] = "10,20,5",
+    epochs: Annotated[
+        str, typer.Option(help="Of the phases: largest, sandwich, full size.")
+    ] = "10,20,5",
     batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
     subnets: Annotated[int, typer.Option(help="Subnets to measure for the accuracy predictor.")] = 620,
     run: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = Path(
@@ -38,16 +40,21 @@ def train(
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="All randomness follows from it.")] = 0,
+    start: Annotated[
+        str | None, typer.Option(help="Supernet of the zoo to start from, of the same space.")
+    ] = None,
+    zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
     gap: Annotated[bool, typer.Option(help="Measure the statistics table against re-calibration.")] = True,
 ) -> None:
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
     import torch
 
-    from bespoke.predictors.card import Rival, fit_predictor, measure_accuracy, write_card
+    from bespoke.predictors.card import fit_predictor, measure_accuracy, write_card
     from bespoke.supernet import zoo
-    from bespoke.supernet.checkpoints import save_statistics, save_weights
+    from bespoke.supernet.checkpoints import load_statistics, load_weights, save_statistics, save_weights
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
+    from bespoke.supernet.training.collection import collect_table
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.loop import train as run_phases
     from bespoke.supernet.training.recipe import plain_recipe
@@ -58,35 +65,38 @@ def train(
     chosen = make_space(space, sides, len(images.classes))
     torch.manual_seed(seed)
     network = ChainSupernet(chosen)
+    epochs_before = 0.0
+    if start:
+        started = zoo.entry(start, zoo_folder or zoo.ROOT)
+        load_weights(network, started.folder / "weights.safetensors")
+        epochs_before = float(started.card.get("epochs", 0))
     phases = plain_recipe(sides, (lengths[0], lengths[1], lengths[2]))
-    table = run_phases(
-        network, training, phases, run, batch=batch, seed=seed, device=device, report=_progress
-    )
+    run_phases(network, training, phases, run, batch=batch, seed=seed, device=device, report=_progress)
+    collected = run / "statistics.safetensors"
+    if not collected.exists():
+        save_statistics(
+            collect_table(network, training, seed=seed, device=device, report=_progress), collected
+        )
 
     out.mkdir(parents=True, exist_ok=True)
     save_weights(network, out / "weights.safetensors")
-    save_statistics(table, out / "statistics.safetensors")
+    save_statistics(load_statistics(chosen, collected), out / "statistics.safetensors")
     (out / "space.json").write_text(json.dumps(chosen.to_json(), indent=2) + "\n")
     entry = zoo.entry(out.name, out.parent)
     command = ["bespoke", "train", "--space", space, "--data", data.name, "--resolutions", resolutions]
     command += ["--epochs", epochs, "--batch", str(batch), "--subnets", str(subnets), "--seed", str(seed)]
-    command += ["--out", out.name]
+    command += [*(["--start", start] if start else []), "--out", out.name]
     fields: dict[str, Any] = {
         "classes": list(images.classes),
         "images": len(training),
-        "epochs": sum(lengths),
+        "epochs": round(epochs_before + sum(lengths), 2),
         "resolutions": list(sides),
         "command": shlex.join(command),
     }
     fields |= fit_predictor(
         entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}.jsonl", seed=seed, report=_progress
     )
-    rival = None
-    if gap:
-        before = ChainSupernet(chosen)
-        before.load_state_dict(torch.load(run / "before_table.pt", weights_only=True, map_location="cpu"))
-        rival = Rival(before, training)
-    fields |= measure_accuracy(entry, validation, rival, report=_progress)
+    fields |= measure_accuracy(entry, validation, training if gap else None, report=_progress)
     print(json.dumps(write_card(entry, fields), indent=2))
 
 
@@ -105,7 +115,7 @@ def extract(
 ) -> None:
     """Cut a subnet out of a supernet, as ONNX with its weights."""
     from bespoke.supernet.architecture import read_architecture
-    from bespoke.supernet.subnet import load_supernet, materialise
+    from bespoke.supernet.subnet import load_network, materialise
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.evaluation import calibrated_statistics
     from bespoke.supernet.zoo import ROOT, entry
@@ -119,7 +129,7 @@ def extract(
     chosen = read_architecture(opened.space, fields)
     statistics = None
     if images:
-        network, _ = load_supernet(opened)
+        network = load_network(opened)
         statistics = calibrated_statistics(network, chosen, read_split(images, "train"))
     model = materialise(opened, chosen, statistics=statistics, dynamic_batch=dynamic_batch)
     out.write_bytes(model)

@@ -38,12 +38,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def save_statistics(table: StatisticsTable, path: Path) -> None:
-    """Write a statistics table in single precision."""
-    save_file({name: t.detach().contiguous().cpu() for name, t in table.tensors().items()}, path)
+    """Write a statistics table in half precision."""
+    save_file({name: t.half().contiguous().cpu() for name, t in table.tensors().items()}, path)
 
 
 def load_statistics(space: SearchSpace, path: Path) -> StatisticsTable:
-    """Read a statistics table.
+    """Read a statistics table, in single precision.
 
     Raises:
         FileInvalid: The file is missing or does not fit the space.

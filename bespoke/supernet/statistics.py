@@ -1,35 +1,32 @@
 """BN statistics of subnets: a table that ships with the supernet, and re-calibration on images.
 
-A *statistics table* holds, for each BN layer and each combination of the local choices that its
-input depends on, one mean and one variance. With it, a subnet is cut out in milliseconds and
-without data. Which genes condition a layer:
+What a BN layer sees depends on every choice before it: on the kernel and expansion ratio of its own
+block, and, through the residual stream, on those of all blocks before. A *statistics table* is
+additive in them: for each BN layer it holds, per channel, a base and one effect for each choice that
+may stand before it, of the mean and of the logarithm of the variance. The statistics of a subnet are
+sums of rows, so that it is cut out in milliseconds and without data.
 
-    expansion   resolution
-    depthwise   resolution, kernel
-    projection  resolution, kernel, expand
-    and every layer of a stage's first block: the depth of the stage before.
-
-The residual stream also depends on all the blocks before, so a plain table does not fit a network
-that was trained with batch statistics: the supernet is fine-tuned with the table's constants in
-force (the last phase of ``training/recipe.py``). The constants stay as they were collected, so that
-the gradient knows what will be in force; a running average was tried at a higher learning rate only,
-at which constants failed as well.
+The effects are fitted by ridge regression on the batch statistics of random subnets
+(``training/collection.py``). A table of the local choices alone, with nothing of the blocks before,
+lost about five times as much top-1, and training on its constants did not make up for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bespoke.supernet.architecture import (
     Architecture,
+    Genomes,
     SearchSpace,
-    Slot,
     cardinalities,
     encode,
 )
@@ -39,150 +36,179 @@ from bespoke.supernet.networks.chain import ChainSupernet, norm_sites
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Strengths to choose from, channel by channel, by the leave-one-out error."""
+FEWEST_SAMPLES = 5
+SMALLEST_VARIANCE = 1e-6
+
+_OWN_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "expansion_bn": ("resolution",),
+    "depthwise_bn": ("resolution", "kernel"),
+}
+
 
 @dataclass(frozen=True)
 class SiteLayout:
-    """Which genes condition one BN layer.
+    """What one BN layer depends on.
 
     Attributes:
-        genes: Indices into the genome.
-        sizes: Number of choices of each.
+        choices: Indices into ``indicators``: one for each choice that may stand before the layer.
         channels: Channels at full width.
     """
 
-    genes: tuple[int, ...]
-    sizes: tuple[int, ...]
+    choices: tuple[int, ...]
     channels: int
 
-    def row(self, genome: np.ndarray[Any, Any]) -> int:
-        """The table's row for a genome of shape (G,)."""
-        return int(np.ravel_multi_index([int(genome[g]) for g in self.genes], self.sizes))
+    @property
+    def rows(self) -> int:
+        """Rows of the layer's table: the base, then one effect a choice."""
+        return 1 + len(self.choices)
 
 
 def table_layout(space: SearchSpace) -> dict[str, SiteLayout]:
     """The layout of a space's statistics table, by BN layer, in the order in which they run."""
-    sizes = cardinalities(space)
-    names = _gene_names(space)
+    names = [d.name for d in space.dimensions for _ in range(d.count)]
+    sizes, offsets = cardinalities(space), _offsets(space)
     layout: dict[str, SiteLayout] = {}
-    before: Slot | None = None
+    before: set[int] = set()
     for slot in space.slots:
-        context = _context(slot, before, names)
         widest = max((op for op in slot.ops if op), key=lambda op: (op.mid_channels, op.out_channels))
         for site, channels in norm_sites(widest):
-            wanted = {"expansion_bn": ("resolution",), "depthwise_bn": ("resolution", "kernel")}.get(
-                site.rpartition(".")[2], ("resolution", "kernel", "expand")
-            )
-            genes = (*context, *(g for g in slot.genes if names[g] in wanted))
-            layout[site] = SiteLayout(genes, tuple(int(sizes[g]) for g in genes), channels)
-        before = slot
+            own = _OWN_CHOICES.get(site.rpartition(".")[2], ("resolution", "kernel", "expand"))
+            # How many blocks of its own stage come after it does not concern a layer.
+            genes = before.difference(slot.genes) | {g for g in slot.genes if names[g] in own}
+            choices = [int(offsets[g]) + c for g in sorted(genes) for c in range(int(sizes[g]))]
+            layout[site] = SiteLayout(tuple(choices), channels)
+        before |= set(slot.genes)
     return layout
 
 
-def _gene_names(space: SearchSpace) -> list[str]:
+def indicators(space: SearchSpace, genomes: Genomes) -> NDArray[np.float32]:
+    """Which choices architectures make: 1 where they do, 0 elsewhere and in skipped blocks.
 
-    return [d.name for d in space.dimensions for _ in range(d.count)]
+    Args:
+        space: The space.
+        genomes: Shape (N, G).
+
+    Returns:
+        Shape (N, total number of choices).
+    """
+    sizes, offsets = cardinalities(space), _offsets(space)
+    made = np.zeros((len(genomes), int(sizes.sum())), np.float32)
+    rows, genes = np.nonzero(space.active(genomes))
+    made[rows, offsets[genes] + genomes[rows, genes]] = 1
+    return made
 
 
-def _context(slot: Slot, before: Slot | None, names: list[str]) -> tuple[int, ...]:
-    """The depth genes of the slot before that are not this slot's own: a stage has ended there."""
-    if before is None:
-        return ()
-    return tuple(g for g in before.genes if names[g] == "depth" and g not in slot.genes)
+def _offsets(space: SearchSpace) -> NDArray[np.int64]:
+    """Index of each gene's first choice among all genes' choices, shape (G,)."""
+    sizes = cardinalities(space).astype(np.int64)
+    return np.cumsum(sizes) - sizes
 
 
+@dataclass(frozen=True)
 class StatisticsTable:
-    """Means and variances of every BN layer, conditioned on local choices.
+    """Means and log variances of every BN layer, additive in the choices before it.
 
     Attributes:
         space: The space whose layers these are.
-        layout: Which genes condition which layer.
-        means: By layer, shape (rows, channels).
-        variances: By layer, shape (rows, channels).
-        counts: By layer, how often each row's channels were seen, shape (rows, channels).
+        means: By layer, shape (rows, channels): the base, then the effects (``SiteLayout``).
+        log_variances: The same of the variance's natural logarithm.
     """
 
-    def __init__(self, space: SearchSpace, device: torch.device | str = "cpu") -> None:
-        self.space = space
-        self.layout = table_layout(space)
-        shapes = {site: (int(np.prod(at.sizes)), at.channels) for site, at in self.layout.items()}
-        self.means = {site: torch.zeros(shape, device=device) for site, shape in shapes.items()}
-        self.variances = {site: torch.ones(shape, device=device) for site, shape in shapes.items()}
-        self.counts = {site: torch.zeros(shape, device=device) for site, shape in shapes.items()}
+    space: SearchSpace
+    means: Mapping[str, Tensor]
+    log_variances: Mapping[str, Tensor]
 
-    def update(self, architecture: Architecture, statistics: Statistics, momentum: float) -> None:
-        """Move the rows of one architecture towards what was seen.
-
-        Args:
-            architecture: Which rows.
-            statistics: Mean and variance by layer, as recorded while it ran.
-            momentum: Weight of the new value; rows seen n times so far use at least 1 / (n + 1),
-                so that the first values average.
-        """
-        genome = encode(self.space, [architecture])[0]
-        for site, (mean_C, var_C) in statistics.items():
-            row, width = self.layout[site].row(genome), len(mean_C)
-            count = self.counts[site][row, :width]
-            weight = torch.clamp(1 / (count + 1), min=momentum)
-            self.means[site][row, :width].lerp_(mean_C, weight)
-            self.variances[site][row, :width].lerp_(var_C, weight)
-            count += 1
+    @cached_property
+    def layout(self) -> Mapping[str, SiteLayout]:
+        """``table_layout`` of the space."""
+        return table_layout(self.space)
 
     def lookup(self, architecture: Architecture) -> Statistics:
-        """The statistics of one architecture's layers.
-
-        Raises:
-            StatisticsMissing: A row of this architecture was never seen.
-        """
-        genome = encode(self.space, [architecture])[0]
+        """The statistics of one architecture's layers: (mean, variance), each of shape (C,)."""
+        made_C = torch.from_numpy(indicators(self.space, encode(self.space, [architecture]))[0])
         found: Statistics = {}
         for op in self.space.plan(architecture).ops:
             for site, width in norm_sites(op):
-                row = self.layout[site].row(genome)
-                if not bool(self.counts[site][row, :width].all()):
-                    raise StatisticsMissing(
-                        f"the statistics table has no entry for {site} of {architecture.to_json()}: "
-                        "collect the table over more architectures, or re-calibrate on images"
-                    )
-                found[site] = (self.means[site][row, :width], self.variances[site][row, :width])
+                means, log_variances = self.means[site], self.log_variances[site]
+                chosen = made_C[list(self.layout[site].choices)].to(means.device)
+                weights = torch.cat([torch.ones_like(chosen[:1]), chosen])
+                found[site] = (weights @ means[:, :width], (weights @ log_variances[:, :width]).exp())
         return found
 
-    def unseen(self, architecture: Architecture) -> int:
-        """How many of an architecture's entries were never seen."""
-        genome = encode(self.space, [architecture])[0]
-        missing = 0
-        for op in self.space.plan(architecture).ops:
-            for site, width in norm_sites(op):
-                row = self.layout[site].row(genome)
-                missing += int((self.counts[site][row, :width] == 0).sum())
-        return missing
-
-    def coverage(self) -> float:
-        """Share of the entries that were seen at least once, in [0, 1]."""
-        seen = sum(float((count > 0).sum()) for count in self.counts.values())
-        return seen / sum(count.numel() for count in self.counts.values())
-
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds: ``{site}.mean``, ``{site}.var`` and ``{site}.count``."""
-        parts = {"mean": self.means, "var": self.variances, "count": self.counts}
-        return {f"{site}.{part}": values[site] for part, values in parts.items() for site in self.layout}
+        """What a file holds: ``{site}.mean`` and ``{site}.log_var``."""
+        parts = {"mean": self.means, "log_var": self.log_variances}
+        return {f"{site}.{part}": values[site] for part, values in parts.items() for site in self.means}
 
     @staticmethod
     def from_tensors(space: SearchSpace, tensors: Mapping[str, Tensor]) -> StatisticsTable:
-        """Read what ``tensors`` gave.
+        """Read what ``tensors`` gave, in any precision.
 
         Raises:
             StatisticsMissing: A layer is missing or has another shape.
         """
-        table = StatisticsTable(space)
-        for site, layout in table.layout.items():
-            expected = (int(np.prod(layout.sizes)), layout.channels)
-            for part, target in (("mean", table.means), ("var", table.variances), ("count", table.counts)):
+        parts: dict[str, dict[str, Tensor]] = {"mean": {}, "log_var": {}}
+        for site, layout in table_layout(space).items():
+            expected = (layout.rows, layout.channels)
+            for part, target in parts.items():
                 tensor = tensors.get(f"{site}.{part}")
                 if tensor is None or tuple(tensor.shape) != expected:
                     got = None if tensor is None else tuple(tensor.shape)
                     raise StatisticsMissing(f"statistics table: {site}.{part} is {got}, expected {expected}")
                 target[site] = tensor.float()
-        return table
+        return StatisticsTable(space, parts["mean"], parts["log_var"])
+
+
+def fit_table(space: SearchSpace, samples: Sequence[tuple[Architecture, Statistics]]) -> StatisticsTable:
+    """Fit a statistics table on the recorded statistics of random architectures.
+
+    Channels that only wide architectures have are fitted on those alone.
+
+    Args:
+        space: The space.
+        samples: Architectures and what ``recalibrate`` gave for them; some hundreds.
+
+    Raises:
+        StatisticsMissing: A choice that a layer depends on never stood before it.
+    """
+    made = indicators(space, encode(space, [architecture for architecture, _ in samples]))
+    means: dict[str, Tensor] = {}
+    log_variances: dict[str, Tensor] = {}
+    for site, layout in table_layout(space).items():
+        seen = [i for i, (_, statistics) in enumerate(samples) if site in statistics]
+        widths = np.array([len(samples[i][1][site][0]) for i in seen], np.int64)
+        made_before = made[seen][:, list(layout.choices)].astype(np.float64)
+        if (widths == layout.channels).sum() < FEWEST_SAMPLES or not made_before.any(0).all():
+            raise StatisticsMissing(
+                f"statistics table: {len(samples)} architectures do not cover the choices before {site}, "
+                "or its full width: give more of them"
+            )
+        columns: list[NDArray[np.float64]] = []
+        for start, stop in itertools.pairwise(sorted({0, *widths.tolist()})):
+            wide = np.flatnonzero(widths >= stop)
+            moments = [_moments(samples[seen[i]][1][site], start, stop) for i in wide]
+            columns.append(_ridge(made_before[wide], np.stack(moments)))
+        halves = [np.hsplit(fitted.astype(np.float32), 2) for fitted in columns]
+        means[site], log_variances[site] = (
+            torch.from_numpy(np.concatenate(parts, 1)) for parts in zip(*halves, strict=True)
+        )
+    return StatisticsTable(space, means, log_variances)
+
+
+def _moments(statistics: tuple[Tensor, Tensor], start: int, stop: int) -> NDArray[np.float64]:
+    """Means, then log variances, of some channels."""
+    mean_C, var_C = (tensor[start:stop].double().cpu() for tensor in statistics)
+    return torch.cat([mean_C, var_C.clamp(min=SMALLEST_VARIANCE).log()]).numpy()
+
+
+def _ridge(made: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Base and effects, shape (1 + F, C), of indicators (N, F) and values (N, C)."""
+    from sklearn.linear_model import RidgeCV
+
+    fitted = RidgeCV(alphas=RIDGES, alpha_per_target=True).fit(made, seen)
+    return np.vstack([fitted.intercept_, fitted.coef_.T])
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """One training loop for all phases: it reads from top to bottom, and resumes to the step.
 
-Randomness is a function of (seed, phase, step); a checkpoint holds the weights, the optimiser, the
-statistics table and the position, and is never half-written.
+Randomness is a function of (seed, phase, step); a checkpoint holds the weights, the optimiser and
+the position, and is never half-written.
 """
 
 from __future__ import annotations
@@ -18,18 +18,13 @@ import numpy as np
 import torch
 
 from bespoke.supernet.errors import FileInvalid
-from bespoke.supernet.genomes import random_architecture
 from bespoke.supernet.networks.chain import ChainSupernet, no_decay
-from bespoke.supernet.statistics import StatisticsTable, recalibrate
 from bespoke.supernet.training.data import ImageSet, augmented, normalised, training_batch
 from bespoke.supernet.training.recipe import Phase, accumulate_gradients, step_architectures
 
 WARM_UP_SHARE = 0.05
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 1.0
-TABLE_MOMENTUM = 0.02
-TABLE_PASSES = 300
-CANDIDATES = 8
 
 
 def train(
@@ -43,32 +38,27 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint_every: int = 100,
     report: Callable[[str], None] = print,
-) -> StatisticsTable:
+) -> None:
     """Train a supernet through all phases, resuming from ``folder`` where a run was cut off.
 
     Args:
         network: Freshly made; its weights are replaced when a run resumes.
         images: The training images.
         phases: What to do, in order.
-        folder: Where ``checkpoint.pt``, ``log.csv`` and the weights before table tuning
-            (``before_table.pt``) stand.
+        folder: Where ``checkpoint.pt`` and ``log.csv`` stand.
         batch: Images a step.
         seed: All randomness follows from it.
         device: Where to train.
         checkpoint_every: Steps between checkpoints.
         report: Gets a line of progress now and then.
 
-    Returns:
-        The statistics table, in force in the last phase (empty where no phase used one).
-
     Raises:
         FileInvalid: The folder holds a checkpoint of other phases.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    table = StatisticsTable(network.space, device)
     steps = [math.ceil(phase.epochs * (len(images) // batch)) for phase in phases]
-    start_phase, start_step, optimiser_state = _resume(network, table, phases, folder)
+    start_phase, start_step, optimiser_state = _resume(network, phases, folder)
     for number, phase in enumerate(phases):
         if number < start_phase:
             continue
@@ -76,10 +66,6 @@ def train(
         first = start_step if number == start_phase else 0
         if first and optimiser_state:
             optimiser.load_state_dict(optimiser_state)
-        if phase.statistics == "table" and not first:
-            torch.save(network.state_dict(), folder / "before_table.pt")
-            report(f"{phase.name}: collecting the statistics table")
-            table = collect_table(network, images, phase, batch=batch, seed=seed, device=device)
         began, losses = time.monotonic(), []
         for step in range(first, steps[number]):
             rate = _learning_rate(phase, step, steps[number])
@@ -89,15 +75,7 @@ def train(
             resolution = int(rng.choice(phase.resolutions))
             x_NCHW = normalised(augmented(x_NHWC, resolution, rng, phase.smallest_area), device)
             architectures = step_architectures(network, phase, resolution, rng)
-            in_force = table if phase.statistics == "table" else None
-            loss = accumulate_gradients(
-                network,
-                x_NCHW,
-                labels_N.to(device),
-                architectures,
-                in_force,
-                largest_learns=step % phase.largest_every == 0,
-            )
+            loss = accumulate_gradients(network, x_NCHW, labels_N.to(device), architectures)
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
             if torch.isfinite(norm):
                 optimiser.step()
@@ -106,43 +84,13 @@ def train(
             if (step + 1) % checkpoint_every == 0 or step + 1 == steps[number]:
                 done = step + 1 == steps[number]
                 position = (number + 1, 0) if done else (number, step + 1)
-                _save(network, table, None if done else optimiser, phases, position, folder)
+                _save(network, None if done else optimiser, phases, position, folder)
                 seconds = (time.monotonic() - began) / (step + 1 - first)
                 mean = float(np.mean(losses[-checkpoint_every:]))
                 report(
                     f"{phase.name}: step {step + 1}/{steps[number]} loss {mean:.3f} {seconds:.2f} s a step"
                 )
                 _log(folder, phase, step + 1, mean, rate, seconds)
-    return table
-
-
-@torch.no_grad()
-def collect_table(
-    network: ChainSupernet,
-    images: ImageSet,
-    phase: Phase,
-    *,
-    batch: int,
-    seed: int,
-    device: torch.device | str,
-    passes: int = TABLE_PASSES,
-) -> StatisticsTable:
-    """Fill a statistics table from random subnets that run on batch statistics.
-
-    Of a few random subnets, the one with the most unseen entries runs, so that every local choice is
-    covered soon; the passes go on until all are.
-    """
-    table = StatisticsTable(network.space, device)
-    for number in range(passes * 4):
-        x_NHWC, _, rng = training_batch(images, batch, number, seed * 1000 + 999)
-        if number >= passes and table.coverage() == 1:
-            break
-        drawn = [random_architecture(network.space, rng) for _ in range(CANDIDATES)]
-        architecture = max(drawn, key=table.unseen)
-        x_NHWC = augmented(x_NHWC, architecture.resolution, rng, phase.smallest_area)
-        seen = recalibrate(network, architecture, [normalised(x_NHWC, device)])
-        table.update(architecture, seen, TABLE_MOMENTUM)
-    return table
 
 
 def _learning_rate(phase: Phase, step: int, steps: int) -> float:
@@ -163,7 +111,6 @@ def _optimiser(network: ChainSupernet) -> torch.optim.Optimizer:
 
 def _save(
     network: ChainSupernet,
-    table: StatisticsTable,
     optimiser: torch.optim.Optimizer | None,
     phases: Sequence[Phase],
     position: tuple[int, int],
@@ -173,7 +120,6 @@ def _save(
         "phases": [_plain(phase) for phase in phases],
         "position": list(position),
         "network": network.state_dict(),
-        "table": table.tensors(),
         "optimiser": optimiser.state_dict() if optimiser else None,
     }
     partial = folder / "checkpoint.partial"
@@ -182,7 +128,7 @@ def _save(
 
 
 def _resume(
-    network: ChainSupernet, table: StatisticsTable, phases: Sequence[Phase], folder: Path
+    network: ChainSupernet, phases: Sequence[Phase], folder: Path
 ) -> tuple[int, int, dict[str, Any] | None]:
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -191,8 +137,6 @@ def _resume(
     if state["phases"] != [_plain(phase) for phase in phases]:
         raise FileInvalid(path, "a run of other phases; give another folder, or the phases of this run")
     network.load_state_dict(state["network"])
-    for name, tensor in table.tensors().items():
-        tensor.copy_(state["table"][name])
     return state["position"][0], state["position"][1], state["optimiser"]
 
 

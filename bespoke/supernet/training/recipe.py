@@ -1,4 +1,4 @@
-"""The plain recipe: largest first, then sandwich sampling, then tuning to the statistics table.
+"""The plain recipe: largest first, then sandwich sampling, then sandwich sampling at full size.
 
 Each phase is a few lines of data; one loop (``loop.py``) runs them all. In a sandwich step the
 largest subnet learns from the labels and the others from its soft answers (in-place distillation);
@@ -17,13 +17,9 @@ from torch.nn import functional as F
 
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.genomes import at_resolution, largest, random_architecture, smallest
-from bespoke.supernet.layers import FixedStatistics
 from bespoke.supernet.networks.chain import ChainSupernet
-from bespoke.supernet.statistics import StatisticsTable
 
 LABEL_SMOOTHING = 0.1
-TABLE_LEARNING_RATE = 1e-4
-"""With constants in the BN layers nothing holds the activations' scale: at 5e-4 the loss rose."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +31,10 @@ class Phase:
         epochs: Passes over the training images.
         learning_rate: Peak; warmed up over the first 5% of the steps, cosine to zero after.
         resolutions: Sides of the input in pixels; one is drawn per batch. They need not be the
-            space's own while batch statistics are in use.
+            space's own.
         random_subnets: How many random subnets run in a step, beside the largest and the smallest.
         subnets: ``largest`` alone, or the ``sandwich``.
-        statistics: ``batch``, or the ``table``'s constants.
         smallest_area: Smallest share of an image that a training crop covers.
-        largest_every: The largest subnet learns in each so many-th step; in the others it only
-            answers, for the rest to learn from. Its gradients cost as much as all the others'.
     """
 
     name: str
@@ -50,13 +43,11 @@ class Phase:
     resolutions: tuple[int, ...]
     random_subnets: int = 1
     subnets: Literal["largest", "sandwich"] = "sandwich"
-    statistics: Literal["batch", "table"] = "batch"
     smallest_area: float = 0.25
-    largest_every: int = 1
 
 
 def plain_recipe(resolutions: tuple[int, ...], epochs: tuple[float, float, float]) -> list[Phase]:
-    """Largest subnet, sandwich, table tuning.
+    """Largest subnet, sandwich, sandwich at full size.
 
     The first two phases train at two thirds of the smallest resolution, which is cheap and, since
     random crops enlarge what they show, close to what the network sees later at full size.
@@ -69,15 +60,7 @@ def plain_recipe(resolutions: tuple[int, ...], epochs: tuple[float, float, float
     return [
         Phase("largest", epochs[0], 2e-3, (low,), subnets="largest"),
         Phase("sandwich", epochs[1], 1.5e-3, (low, low, middle)),
-        Phase(
-            "table tuning",
-            epochs[2],
-            TABLE_LEARNING_RATE,
-            (resolutions[0], *resolutions),
-            statistics="table",
-            smallest_area=0.35,
-            largest_every=3,
-        ),
+        Phase("full size", epochs[2], 5e-4, (resolutions[0], *resolutions), smallest_area=0.35),
     ]
 
 
@@ -97,12 +80,7 @@ def step_architectures(
 
 
 def accumulate_gradients(
-    network: ChainSupernet,
-    x_NCHW: Tensor,
-    labels_N: Tensor,
-    architectures: list[Architecture],
-    table: StatisticsTable | None,
-    largest_learns: bool = True,
+    network: ChainSupernet, x_NCHW: Tensor, labels_N: Tensor, architectures: list[Architecture]
 ) -> float:
     """Run each subnet forward and backward; gradients are summed.
 
@@ -111,8 +89,6 @@ def accumulate_gradients(
         x_NCHW: Normalised images.
         labels_N: Their classes.
         architectures: The largest first; the others learn from its answers.
-        table: The statistics table to put in force, or None for batch statistics.
-        largest_learns: Whether the first one gets gradients, or only answers.
 
     Returns:
         The largest subnet's loss.
@@ -120,17 +96,13 @@ def accumulate_gradients(
     soft_NC: Tensor | None = None
     first_loss = 0.0
     for architecture in architectures:
-        normalise = FixedStatistics(table.lookup(architecture)) if table else None
-        learns = largest_learns or soft_NC is not None
-        bf16 = torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda)
-        with torch.set_grad_enabled(learns), bf16:
-            logits_NC = network(x_NCHW, architecture, normalise)
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=x_NCHW.is_cuda):
+            logits_NC = network(x_NCHW, architecture)
         logits_NC = logits_NC.float()
         if soft_NC is None:
             loss = F.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
             soft_NC, first_loss = logits_NC.detach().softmax(1), float(loss.detach())
         else:
             loss = F.cross_entropy(logits_NC, soft_NC)
-        if learns:
-            loss.backward()
+        loss.backward()
     return first_loss

@@ -9,19 +9,18 @@ import torch
 
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid
-from bespoke.supernet.genomes import largest, random_architecture, smallest
+from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.spaces import space
-from bespoke.supernet.statistics import StatisticsTable, recalibrate
 from bespoke.supernet.training import loop
-from bespoke.supernet.training.data import ImageSet, normalised
-from bespoke.supernet.training.loop import collect_table
+from bespoke.supernet.training.collection import collect_table
+from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.recipe import Phase, accumulate_gradients, plain_recipe, step_architectures
 
 TINY = space("ofa-mobilenetv3-w1.0", (32,), 2)
 PHASES = (
     Phase("largest", 1, 1e-3, (32,), subnets="largest"),
-    Phase("table tuning", 1, 1e-4, (32,), random_subnets=0, statistics="table"),
+    Phase("sandwich", 1, 1e-3, (32,)),
 )
 
 
@@ -40,20 +39,6 @@ def fresh() -> ChainSupernet:
         return ChainSupernet(TINY)
 
 
-@pytest.fixture(autouse=True)
-def short_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handful of passes covers the entries of the two subnets that the phase trains."""
-    monkeypatch.setattr(loop, "collect_table", collect_extremes)
-
-
-def collect_extremes(network: ChainSupernet, images: ImageSet, *_: object, **__: object) -> StatisticsTable:
-    table = StatisticsTable(TINY)
-    for architecture in (smallest(TINY), largest(TINY)):
-        x_NCHW = normalised(images.images_NHWC[:, :32, :32])
-        table.update(architecture, recalibrate(network, architecture, [x_NCHW]), 0.1)
-    return table
-
-
 class Stop(Exception):
     """Stands for a kill between two steps."""
 
@@ -70,15 +55,13 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights_to_the_bit(tmp_path: 
     images = two_colours()
     unbroken, resumed = fresh(), fresh()
     options = {"batch": 4, "checkpoint_every": 1}
-    table = loop.train(unbroken, images, PHASES, tmp_path / "a", report=lambda _: None, **options)
-    for cut in ("largest: step 2/3", "table tuning: step 1/3"):
+    loop.train(unbroken, images, PHASES, tmp_path / "a", report=lambda _: None, **options)
+    for cut in ("largest: step 2/3", "sandwich: step 1/3"):
         with pytest.raises(Stop):
             loop.train(fresh(), images, PHASES, tmp_path / "b", report=stop_at(cut), **options)
-    again = loop.train(resumed, images, PHASES, tmp_path / "b", report=lambda _: None, **options)
+    loop.train(resumed, images, PHASES, tmp_path / "b", report=lambda _: None, **options)
     for name, tensor in unbroken.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
-    for name, tensor in table.tensors().items():
-        torch.testing.assert_close(again.tensors()[name], tensor, rtol=0, atol=0)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -122,10 +105,10 @@ def test_gradients_of_the_subnets_add_up() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     pair: list[Architecture] = [largest(TINY), smallest(TINY)]
     network = fresh()
-    accumulate_gradients(network, images, labels, pair, None)
+    accumulate_gradients(network, images, labels, pair)
     together = network.slots["classifier"].linear.bias.grad.clone()  # type: ignore[union-attr]
     network.zero_grad()
-    accumulate_gradients(network, images, labels, pair[:1], None)
+    accumulate_gradients(network, images, labels, pair[:1])
     alone = network.slots["classifier"].linear.bias.grad.clone()  # type: ignore[union-attr]
     assert not torch.allclose(together, alone)
     soft = network(images, pair[0]).detach().softmax(1)
@@ -135,29 +118,22 @@ def test_gradients_of_the_subnets_add_up() -> None:
     torch.testing.assert_close(together, alone + rest, rtol=1e-4, atol=1e-5)
 
 
-def test_a_largest_subnet_that_only_answers_gets_no_gradient() -> None:
-    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+def test_a_table_is_collected_from_images_and_covers_every_subnet() -> None:
     network = fresh()
-    accumulate_gradients(network, images, labels, [largest(TINY)], None, largest_learns=False)
-    assert all(parameter.grad is None for parameter in network.parameters())
+    table = collect_table(network, two_colours(), architectures=160, batch=4, report=lambda _: None)
+    for architecture in (smallest(TINY), largest(TINY)):
+        for mean_C, var_C in table.lookup(architecture).values():
+            assert mean_C.isfinite().all()
+            assert (var_C > 0).all()
 
 
-def test_table_tuning_leaves_the_constants_as_they_were_collected(tmp_path: Path) -> None:
-    network, images = fresh(), two_colours()
-    table = loop.train(network, images, PHASES[1:], tmp_path, batch=4, report=lambda _: None)
-    collected = collect_extremes(fresh(), images)
-    for name, tensor in collected.tensors().items():
-        torch.testing.assert_close(table.tensors()[name], tensor, rtol=1e-3, atol=1e-4)
-
-
-def test_the_table_is_collected_until_every_local_choice_is_covered(tmp_path: Path) -> None:
-    phase = Phase("table tuning", 1, 1e-4, (32,), statistics="table")
-    table = collect_table(fresh(), two_colours(), phase, batch=2, seed=0, device="cpu", passes=1)
-    few = StatisticsTable(TINY)
-    assert table.coverage() > few.coverage() == 0
-    rng = np.random.default_rng(0)
-    unseen = [table.unseen(random_architecture(TINY, rng)) for _ in range(5)]
-    assert max(unseen) < few.unseen(largest(TINY))
+def test_the_same_seed_collects_the_same_table() -> None:
+    tables = [
+        collect_table(fresh(), two_colours(), architectures=160, batch=2, report=lambda _: None).tensors()
+        for _ in range(2)
+    ]
+    for name, tensor in tables[0].items():
+        torch.testing.assert_close(tables[1][name], tensor, rtol=0, atol=0)
 
 
 def test_the_plain_recipe_ends_on_the_spaces_own_resolutions() -> None:
