@@ -117,34 +117,6 @@ def test_the_events_of_a_campaign_tell_its_progress_and_its_end(
     assert told == api.client.campaign(board["id"], board["campaign_id"])
 
 
-def test_a_cancelled_campaign_loses_its_models_and_is_resumed_where_it_was(
-    service: tuple[Api, Service], space: SearchSpace
-) -> None:
-    api, running = service
-    device = api.client.create_device("resumed", PROFILE)
-    campaign = api.client.create_campaign(device["id"], "tiny", "quick")
-    agent = SimulatedAgent(api.client, device["id"], space)
-    lease = agent.lease(entries=50)
-    agent.report(lease)
-    waiting = agent.lease(entries=1)["entries"][0]
-    prune(running.place, running.engine)
-    assert len(api.client.artifact(waiting["sha256"])) == waiting["size"]
-    api.client.cancel_campaign(device["id"], campaign["id"])
-    gone = f"/v1/artifacts/{waiting['sha256']}"
-    until = time.monotonic() + PATIENCE_S
-    while api.request("GET", gone).status_code != 404:
-        assert time.monotonic() < until
-        prune(running.place, running.engine)
-    assert not list((running.place.settings.var / "artifacts").rglob(waiting["sha256"]))
-    resumed = api.client.resume_campaign(device["id"], campaign["id"])
-    assert resumed["progress"]["done"] == 50
-    with pytest.raises(ApiError, match="only a cancelled or failed"):
-        api.client.resume_campaign(device["id"], campaign["id"])
-    done = agent.finish(campaign["id"])
-    assert (done["state"], done["progress"]["done"]) == ("succeeded", done["progress"]["total"])
-    assert done["progress"]["active_s"] > 0
-
-
 def test_a_second_campaign_measures_no_op_that_is_known(
     service: tuple[Api, Service], board: dict[str, Any], space: SearchSpace
 ) -> None:
@@ -201,6 +173,35 @@ def test_a_report_that_cannot_be_true_names_entry_and_value(
         agent.report(lease)
     assert refused.value.slug == "agent-quarantined"
     assert api.client.lease(device_id, agent.name, 1) is None
+
+
+def test_a_cancelled_campaign_loses_its_models_and_is_resumed_where_it_was(
+    service: tuple[Api, Service], measuring: tuple[str, str], space: SearchSpace
+) -> None:
+    api, running = service
+    device = api.client.create_device("resumed", PROFILE)
+    campaign = api.client.create_campaign(device["id"], "tiny", "quick")
+    agent = SimulatedAgent(api.client, device["id"], space)
+    lease = agent.lease(entries=50)
+    agent.report(lease)
+    waiting = agent.lease(entries=1)["entries"][0]
+    for device_id, campaign_id in ((device["id"], campaign["id"]), measuring):
+        prune(running.place, running.engine)  # each of the two campaigns needs the file
+        assert len(api.client.artifact(waiting["sha256"])) == waiting["size"]
+        api.client.cancel_campaign(device_id, campaign_id)
+    gone = f"/v1/artifacts/{waiting['sha256']}"
+    until = time.monotonic() + PATIENCE_S
+    while api.request("GET", gone).status_code != 404:
+        assert time.monotonic() < until
+        prune(running.place, running.engine)
+    assert not list((running.place.settings.var / "artifacts").rglob(waiting["sha256"]))
+    resumed = api.client.resume_campaign(device["id"], campaign["id"])
+    assert resumed["progress"]["done"] == 50
+    with pytest.raises(ApiError, match="only a cancelled or failed"):
+        api.client.resume_campaign(device["id"], campaign["id"])
+    done = agent.finish(campaign["id"])
+    assert (done["state"], done["progress"]["done"]) == ("succeeded", done["progress"]["total"])
+    assert done["progress"]["active_s"] > 0
 
 
 # Checks
