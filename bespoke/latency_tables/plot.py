@@ -41,12 +41,12 @@ def plot_quality(card: QualityCard, title: str = "", interval: float = 0.0) -> b
     figure = Figure(figsize=(8, 8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    band = {"color": GREY, "alpha": 0.2, "lw": 0, "label": f"within {BAND:.0%} of the measurement"}
-    axes.fill_between(ends, ends / (1 + BAND), ends / (1 - BAND), **band)
+    label = f"within {BAND:.0%} of the measurement"
+    axes.fill_between(ends, ends / (1 + BAND), ends / (1 - BAND), color=GREY, alpha=0.2, lw=0, label=label)
     if interval > 0:
         for sign in (-1, 1):
-            label = f"90% interval (±{interval:.1%})" if sign > 0 else None
-            axes.plot(ends, ends * (1 + sign * interval), color=DOTS, lw=1, ls=(0, (4, 3)), label=label)
+            name = f"90% interval (±{interval:.1%})" if sign > 0 else None
+            axes.plot(ends, ends * (1 + sign * interval), color=DOTS, lw=1, ls=(0, (4, 3)), label=name)
     axes.plot(ends, ends, color=INK, lw=1, label="exact")
     axes.scatter(predicted, measured, s=34, color=DOTS, alpha=0.8, lw=0, zorder=3, label="held-out subnets")
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")

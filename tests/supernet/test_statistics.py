@@ -9,12 +9,11 @@ import torch
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture, encode, read_architecture
 from bespoke.supernet.errors import FileInvalid, NotFound, StatisticsMissing
-from bespoke.supernet.genomes import largest, random_architecture, smallest
+from bespoke.supernet.genomes import random_architecture, smallest
 from bespoke.supernet.networks.chain import ChainSupernet, norm_sites
 from bespoke.supernet.onnx import read_metadata
 from bespoke.supernet.spaces import space
 from bespoke.supernet.statistics import (
-    SiteLayout,
     Statistics,
     fit_table,
     indicators,
