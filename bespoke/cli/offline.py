@@ -176,7 +176,7 @@ def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, li
     Raises:
         InvalidInput: Names the line that is no architecture of the space.
     """
-    from bespoke.supernet.architecture import encode, read_architecture
+    from bespoke.supernet.architecture import encode, own_fields, read_architecture
     from bespoke.supernet.spaces import space as make_space
 
     make_space(name, [LARGEST_SIDE], classes)
@@ -186,7 +186,7 @@ def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, li
         architectures = []
         for number, data in lines:
             try:
-                architectures.append(read_architecture(found, data))
+                architectures.append(read_architecture(found, own_fields(found, data)))
             except ArchitectureInvalid as error:
                 raise InvalidInput(f"line {number}: {error}") from error
         columns = price(found, encode(found, architectures))

@@ -32,7 +32,7 @@ from bespoke.latency_tables.regression import (
 from bespoke.latency_tables.shapes import SpaceOps
 from bespoke.latency_tables.table import LatencyStat, LatencyTable
 from bespoke.supernet.agreement import conformal_half_width
-from bespoke.supernet.architecture import Architecture, SearchSpace, encode, read_architecture
+from bespoke.supernet.architecture import Architecture, SearchSpace, encode, own_fields, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, InvalidInput
 from bespoke.supernet.ops import OpKey
 
@@ -247,7 +247,7 @@ def _read_sample(number: int, line: str, space: SearchSpace) -> NetworkSample:
     if LATENCY not in data:
         raise InvalidInput(f"line {number}: expected the field {LATENCY!r} beside the architecture's")
     try:
-        architecture = read_architecture(space, {name: v for name, v in data.items() if name != LATENCY})
+        architecture = read_architecture(space, own_fields(space, data))
     except ArchitectureInvalid as error:
         raise InvalidInput(f"line {number}: {error}") from error
     return NetworkSample(architecture, _milliseconds(number, data[LATENCY]))

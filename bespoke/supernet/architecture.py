@@ -286,6 +286,12 @@ def read_architecture(space: SearchSpace, data: Mapping[str, Any]) -> Architectu
     return decode(space, np.array(genome, np.int16))
 
 
+def own_fields(space: SearchSpace, data: Any) -> Any:
+    """The architecture's fields of a line of a log, which may tell more beside them."""
+    names = {d.name for d in space.dimensions}
+    return {name: data[name] for name in data if name in names} if isinstance(data, Mapping) else data
+
+
 def _index(dimension: Dimension, position: int, value: Any) -> int:
     if isinstance(value, bool) or value not in dimension.choices:
         field = dimension.name if dimension.scalar else f"{dimension.name}[{position}]"

@@ -221,3 +221,12 @@ def test_published_files_give_the_published_values(official: Path) -> None:
     found = rows(bespoke("accuracy", *space, "--predictor", official / "acc_predictor.pth", stdin=stdin))
     for row, sample in zip(found, known, strict=True):
         assert row["top1"] == pytest.approx(sample["pred_acc"], abs=1e-6)
+
+
+def test_what_else_a_line_tells_is_passed_over() -> None:
+    line = smallest(SPACE).to_json() | {"latency_ms": 3.5, "host": "board-7"}
+    plain, told = (
+        rows(bespoke("cost", "--space", NAME, stdin=json.dumps(fields)))
+        for fields in (smallest(SPACE).to_json(), line)
+    )
+    assert told == plain
