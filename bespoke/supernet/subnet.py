@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bespoke.supernet.architecture import Architecture, Plan
 from bespoke.supernet.checkpoints import load_statistics, load_weights
+from bespoke.supernet.errors import StatisticsMissing
 from bespoke.supernet.layers import Classifier, Conv, FixedStatistics, InvertedBottleneck
 from bespoke.supernet.networks.chain import ChainSupernet, layer_name, make_layer, norm_sites, run_op
 from bespoke.supernet.onnx import write_onnx
@@ -117,20 +118,52 @@ def fold(subnet: Subnet) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.detach().numpy() for name, tensor in folded.items()}
 
 
+def load_network(entry: ZooEntry) -> ChainSupernet:
+    """Read a zoo entry's weights.
+
+    Raises:
+        FileInvalid: The file is missing, or its tensors do not fit the space.
+    """
+    network = ChainSupernet.empty(entry.space)
+    load_weights(network, entry.folder / "weights.safetensors")
+    return network.eval()
+
+
+def load_table(entry: ZooEntry) -> StatisticsTable:
+    """Read a zoo entry's statistics table.
+
+    Raises:
+        StatisticsMissing: The entry came without one.
+        FileInvalid: The file does not fit the space.
+    """
+    if not entry.has_statistics:
+        raise StatisticsMissing(
+            f"supernet {entry.name!r} came without a BN statistics table: re-calibrate one subnet on your "
+            "own images (bespoke extract --images FOLDER), or make the table of all of them once "
+            f"(bespoke zoo calibrate {entry.name} --images FOLDER)"
+        )
+    return load_statistics(entry.space, entry.folder / "statistics.safetensors")
+
+
 def load_supernet(entry: ZooEntry) -> tuple[ChainSupernet, StatisticsTable]:
     """Read a zoo entry's weights and statistics table.
 
     Raises:
+        StatisticsMissing: The entry came without a table.
         FileInvalid: A file is missing, or its tensors do not fit the space.
     """
-    network = ChainSupernet.empty(entry.space)
-    load_weights(network, entry.folder / "weights.safetensors")
-    return network.eval(), load_statistics(entry.space, entry.folder / "statistics.safetensors")
+    table = load_table(entry)
+    return load_network(entry), table
 
 
 @lru_cache(maxsize=2)
-def _warm(entry: ZooEntry) -> tuple[ChainSupernet, StatisticsTable]:
-    return load_supernet(entry)
+def _warm_network(entry: ZooEntry) -> ChainSupernet:
+    return load_network(entry)
+
+
+@lru_cache(maxsize=2)
+def _warm_table(entry: ZooEntry) -> StatisticsTable:
+    return load_table(entry)
 
 
 def materialise(
@@ -151,9 +184,12 @@ def materialise(
         metadata: Further key-value pairs, e.g. predicted figures and revisions.
         statistics: Re-calibrated BN statistics; the supernet's table where none are given.
         dynamic_batch: Leave the batch open; otherwise it is 1.
+
+    Raises:
+        StatisticsMissing: None are given, and the entry came without a table.
     """
-    network, table = _warm(entry)
     source = "recalibrated" if statistics else "table"
-    subnet = extract(network, architecture, statistics or table.lookup(architecture))
+    known = statistics or _warm_table(entry).lookup(architecture)
+    subnet = extract(_warm_network(entry), architecture, known)
     told = {**describe(entry, architecture, source), **(metadata or {})}
     return write_onnx(subnet.plan, fold(subnet), metadata=told, dynamic_batch=dynamic_batch)

@@ -1,8 +1,8 @@
-"""Bundled pre-trained supernets: one folder each. No torch here.
+"""Pre-trained supernets, bundled or in a folder of yours: one folder each. No torch here.
 
 space.json              what the network can be
 weights.safetensors     shared weights, half precision
-statistics.safetensors  BN statistics table
+statistics.safetensors  BN statistics table; imported supernets have none before they are calibrated
 predictor.json, predictor.safetensors   accuracy predictor
 card.json               model card: what it is, measured numbers, the commands behind them
 """
@@ -22,7 +22,8 @@ from bespoke.supernet.spaces import space_from_json
 ROOT = Path(__file__).parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the pixels in [0, 1], per channel: ImageNet's, with which every supernet is trained."""
-DIGESTED = ("space.json", "weights.safetensors", "statistics.safetensors")
+NEEDED = ("space.json", "weights.safetensors")
+STATISTICS = "statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ZooEntry:
         name: e.g. ``ofa-mbv3-imagenette``.
         folder: Where its files stand.
         space: What the network can be.
-        digest: sha256 over space, weights and statistics: what every subnet follows from.
+        digest: sha256 over space, weights and statistics, if any: what every subnet follows from.
         card: The model card.
     """
 
@@ -42,6 +43,11 @@ class ZooEntry:
     space: SearchSpace
     digest: str
     card: dict[str, Any] = field(compare=False, hash=False)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it has a BN statistics table; without one each subnet needs images to be cut out."""
+        return (self.folder / STATISTICS).is_file()
 
 
 def names(root: Path = ROOT) -> tuple[str, ...]:
@@ -64,11 +70,12 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
         raise NotFound("supernet", name, names(root))
     folder = root / name
     digest = hashlib.sha256()
-    for file in DIGESTED:
+    for file in (*NEEDED, STATISTICS):
         path = folder / file
-        if not path.is_file():
-            raise FileInvalid(path, f"missing; a supernet has {', '.join(DIGESTED)}")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        if path.is_file():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        elif file in NEEDED:
+            raise FileInvalid(path, f"missing; a supernet has {', '.join(NEEDED)}")
     space = space_from_json(_read_json(folder / "space.json"))
     card_path = folder / "card.json"
     card = _read_json(card_path) if card_path.is_file() else {}

@@ -1,0 +1,75 @@
+"""Writing a zoo entry: the whole folder appears at once, or nothing does. Needs torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from bespoke.supernet.checkpoints import save_statistics
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.networks.chain import ChainSupernet
+from bespoke.supernet.statistics import StatisticsTable
+from bespoke.supernet.zoo import STATISTICS, ZooEntry, entry
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STAGING = ".partial"
+"""Folder of a zoo in which new entries are written."""
+
+
+def check_new_name(name: str, root: Path) -> None:
+    """Refuse a name that a new entry cannot have.
+
+    Raises:
+        InvalidInput: It is no plain name, or is taken.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"name: got {name!r}, expected at most 100 letters, digits, '.', '_' or '-', the first one a "
+            "letter or a digit"
+        )
+    if (root / name).exists():
+        raise InvalidInput(f"{root / name} exists already: give another --name, or remove it first")
+
+
+def write_entry(
+    root: Path,
+    name: str,
+    network: ChainSupernet,
+    statistics: StatisticsTable | None,
+    card: Mapping[str, Any],
+) -> ZooEntry:
+    """Write a zoo entry, its weights in single precision.
+
+    Args:
+        root: The zoo's folder; made where there is none.
+        name: Of the entry.
+        network: Whose space and weights are written.
+        statistics: Its BN statistics table, if there is one.
+        card: The model card.
+
+    Raises:
+        InvalidInput: The name is no plain name, or is taken.
+    """
+    check_new_name(name, root)
+    (root / STAGING).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / STAGING))
+    try:
+        weights = {key: p.detach().float().contiguous().cpu() for key, p in network.named_parameters()}
+        save_file(weights, folder / "weights.safetensors")
+        if statistics is not None:
+            save_statistics(statistics, folder / STATISTICS)
+        (folder / "card.json").write_text(json.dumps(dict(card), indent=2) + "\n")
+        (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
+        folder.chmod(0o755)
+        folder.rename(root / name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return entry(name, root)
