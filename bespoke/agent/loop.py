@@ -231,6 +231,8 @@ class _Agent:
                 return
             window.results[key] = result
             spool.keep(window.lease_id, [_marked(r, (UNCLOSED,)) for r in window.done])
+            error = result["error"]
+            self._tell("measured", entry["entry_id"] if error is None else f"{entry['entry_id']}: {error}")
 
     def _close(self, window: _Window, reasons: Sequence[str]) -> None:
         """Write what is known now of a window's results into them."""
@@ -258,7 +260,6 @@ class _Agent:
         self.summary = replace(
             summary, measured=summary.measured + int(not again), failed=summary.failed + int(failed)
         )
-        self._tell("measured", f"{entry['entry_id']}" + (f": {result['error']}" if failed else ""))
         return result
 
     def _run(self, sha256: str, timing: Timing) -> Measurement:
