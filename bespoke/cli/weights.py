@@ -6,14 +6,18 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.zoo import ZooEntry
 
 HELD_OUT = 1000
+"""Training images kept back for the accuracy predictor; a fifth of them where there are few."""
+DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
 
@@ -26,14 +30,29 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Image folder: train/<class>/* and val/<class>/*.")],
+    data: Annotated[
+        Path, typer.Option(help="Image folder: train/<class>/* and val/<class>/*, or <class>/*; or CIFAR's.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the new zoo entry; its name is the supernet's.")],
-    space: Annotated[str, typer.Option(help="Search space.")] = "ofa-mobilenetv3-w1.0",
-    resolutions: Annotated[str, typer.Option(help="Sides of the input, in pixels.")] = "96,112,128",
+    space: Annotated[
+        str | None, typer.Option(help="Search space; ofa-mobilenetv3-w1.0, or that of --start.")
+    ] = None,
+    resolutions: Annotated[
+        str | None, typer.Option(help="Sides of the input, in pixels; 96,112,128, or those of --start.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="progressive_shrinking, or plain: largest, sandwich.")
+    ] = "plain",
+    scale: Annotated[float, typer.Option(help="Factor on the length of every phase.")] = 1.0,
     epochs: Annotated[
-        str, typer.Option(help="Of the phases: largest, sandwich, full size.")
-    ] = "10,20,5",
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+        str | None, typer.Option(help="Of each phase of the recipe, before --scale; plain has three.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Factor on the learning rates, made for batches of 64.")] = 1.0,
+    batch: Annotated[int, typer.Option(help="Images a step, of all processes together.")] = 64,
+    side: Annotated[int, typer.Option(help="Side of the kept images, in pixels.")] = 160,
+    bf16: Annotated[
+        bool | None, typer.Option(help="Compute in half precision where that is safe; on a GPU by default.")
+    ] = None,
     subnets: Annotated[int, typer.Option(help="Subnets to measure for the accuracy predictor.")] = 620,
     run: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = Path(
         "var/train"
@@ -41,7 +60,8 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="All randomness follows from it.")] = 0,
     start: Annotated[
-        str | None, typer.Option(help="Supernet of the zoo to start from, of the same space.")
+        str | None,
+        typer.Option(help="Supernet of the zoo to start from; other classes get a new classifier."),
     ] = None,
     zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
     gap: Annotated[bool, typer.Option(help="Measure the statistics table against re-calibration.")] = True,
@@ -51,52 +71,72 @@ def train(
 
     from bespoke.predictors.card import fit_predictor, measure_accuracy, write_card
     from bespoke.supernet import zoo
-    from bespoke.supernet.checkpoints import load_statistics, load_weights, save_statistics, save_weights
+    from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_weights
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.training.collection import collect_table
-    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.data import read_splits
+    from bespoke.supernet.training.fine_tuning import like, start_from
     from bespoke.supernet.training.loop import train as run_phases
-    from bespoke.supernet.training.recipe import plain_recipe
+    from bespoke.supernet.training.phase import scaled, with_epochs
+    from bespoke.supernet.training.processes import join, leave
+    from bespoke.supernet.training.recipes import recipe as recipe_phases
 
-    sides, lengths = tuple(_integers("resolutions", resolutions)), _numbers("epochs", epochs, 3)
-    images, validation = (read_split(data, split, cache=run / "images") for split in ("train", "val"))
-    training, held_out = images.split(HELD_OUT, seed)
-    chosen = make_space(space, sides, len(images.classes))
+    group, own_device = join(device)
+    report = _progress if group.leads else _silent
+    images, validation = read_splits(data, side=side, cache=run / "images", group=group)
+    _tell_skipped((*images.skipped, *validation.skipped), run, report)
+    training, held_out = images.split(min(HELD_OUT, len(images) // 5), seed)
+    started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
+    sides = _sides(resolutions, space, started)
+    if started and space in (None, started.space.name):
+        chosen = like(started.space, sides, len(images.classes))
+    else:
+        chosen = make_space(space or DEFAULT_SPACE, sides, len(images.classes))
+    phases = recipe_phases(recipe, chosen)
+    phases = scaled(with_epochs(phases, _numbers("epochs", epochs)) if epochs else phases, scale, rate)
     torch.manual_seed(seed)
     network = ChainSupernet(chosen)
-    epochs_before = 0.0
-    if start:
-        started = zoo.entry(start, zoo_folder or zoo.ROOT)
-        load_weights(network, started.folder / "weights.safetensors")
-        epochs_before = float(started.card.get("epochs", 0))
-    phases = plain_recipe(sides, (lengths[0], lengths[1], lengths[2]))
-    run_phases(network, training, phases, run, batch=batch, seed=seed, device=device, report=_progress)
+    if started:
+        new_head = start_from(network, started)
+        report(f"starts from {started.name}" + (f", with a new head of {chosen.classes}" if new_head else ""))
+    run_phases(
+        network, training, phases, run, batch=batch, seed=seed, device=own_device, bf16=bf16, group=group,
+        report=report, bar=sys.stderr.isatty(),
+    )  # fmt: skip
+    leave(group)
+    if not group.leads:
+        return
     collected = run / "statistics.safetensors"
     if not collected.exists():
-        save_statistics(
-            collect_table(network, training, seed=seed, device=device, report=_progress), collected
-        )
+        table = collect_table(network, training, seed=seed, device=own_device, report=report)
+        save_statistics(table, collected.with_suffix(".partial"))
+        collected.with_suffix(".partial").rename(collected)
 
     out.mkdir(parents=True, exist_ok=True)
     save_weights(network, out / "weights.safetensors")
     save_statistics(load_statistics(chosen, collected), out / "statistics.safetensors")
     (out / "space.json").write_text(json.dumps(chosen.to_json(), indent=2) + "\n")
     entry = zoo.entry(out.name, out.parent)
-    command = ["bespoke", "train", "--space", space, "--data", data.name, "--resolutions", resolutions]
-    command += ["--epochs", epochs, "--batch", str(batch), "--subnets", str(subnets), "--seed", str(seed)]
+    command = ["bespoke", "train", "--space", chosen.name, "--data", data.name, "--recipe", recipe]
+    command += ["--resolutions", ",".join(map(str, sides)), "--scale", f"{scale:g}"]
+    command += [*(["--epochs", epochs] if epochs else []), "--rate", f"{rate:g}", "--batch", str(batch)]
+    command += ["--side", str(side), "--subnets", str(subnets), "--seed", str(seed)]
     command += [*(["--start", start] if start else []), "--out", out.name]
+    epochs_before = float(started.card.get("epochs", 0)) if started else 0.0
     fields: dict[str, Any] = {
         "classes": list(images.classes),
         "images": len(training),
-        "epochs": round(epochs_before + sum(lengths), 2),
+        "epochs": round(epochs_before + sum(phase.epochs for phase in phases), 2),
+        "recipe": recipe,
+        "phases": {phase.name: round(phase.epochs, 2) for phase in phases},
         "resolutions": list(sides),
         "command": shlex.join(command),
     }
     fields |= fit_predictor(
-        entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}.jsonl", seed=seed, report=_progress
+        entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}.jsonl", seed=seed, report=report
     )
-    fields |= measure_accuracy(entry, validation, training if gap else None, report=_progress)
+    fields |= measure_accuracy(entry, validation, training if gap else None, report=report)
     print(json.dumps(write_card(entry, fields), indent=2))
 
 
@@ -168,19 +208,32 @@ def zoo_show(
         print(f"{field:38} {value if isinstance(value, str | int | float) else json.dumps(value)}")
 
 
-def _integers(field: str, text: str) -> list[int]:
-    return [int(number) for number in _numbers(field, text)]
+def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None) -> tuple[int, ...]:
+    """The resolutions that were asked for, else those of the supernet to start from, else our own."""
+    if resolutions:
+        return tuple(int(number) for number in _numbers("resolutions", resolutions))
+    if started:
+        return tuple(started.space.dimensions[-1].choices)
+    return (32,) if (space or "").endswith("-cifar") else DEFAULT_SIDES
 
 
-def _numbers(field: str, text: str, count: int | None = None) -> list[float]:
+def _tell_skipped(skipped: tuple[str, ...], run: Path, report: Callable[[str], None]) -> None:
+    """List the images that could not be read, in a file beside the run's others."""
+    if skipped:
+        (run / "skipped.txt").write_text("\n".join(skipped) + "\n")
+        report(f"skipped {len(skipped)} images that cannot be read; they are listed in {run / 'skipped.txt'}")
+
+
+def _numbers(field: str, text: str) -> list[float]:
     try:
-        numbers = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInput(f"--{field}: got {text!r}, expected numbers with commas between") from error
-    if count is not None and len(numbers) != count:
-        raise InvalidInput(f"--{field}: got {len(numbers)} numbers, expected {count}")
-    return numbers
 
 
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    """What the processes say that do not lead."""

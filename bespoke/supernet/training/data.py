@@ -1,29 +1,38 @@
-"""Images for training, calibration and evaluation, from an image folder.
+"""Images for training, calibration and evaluation, from an image folder or CIFAR's official files.
 
-A folder is ``ROOT/train/<class>/<image>`` and ``ROOT/val/<class>/<image>``. Images are decoded once
-and kept as 8-bit squares in one array, so that an epoch costs no JPEG decoding.
+Images are decoded once and kept as 8-bit squares in one array, in memory or in a file that is mapped
+into it, so that an epoch costs no JPEG decoding.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
 from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.training.augmentation import SMALLEST_AREA, draw_crops, resampled
+from bespoke.supernet.training.cifar import cifar_folder, read_cifar
+from bespoke.supernet.training.folders import list_split
+from bespoke.supernet.training.processes import Group
 from bespoke.supernet.zoo import MEAN, STD
 
-SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 CROP_SHARE = 0.875
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,24 +40,36 @@ class ImageSet:
     """Labelled images of one size.
 
     Attributes:
-        images_NHWC: 8-bit RGB, shape (N, side, side, 3).
+        stored_NHWC: 8-bit RGB, shape (M, side, side, 3), M >= N; possibly a file mapped into memory.
         labels_N: Class indices.
         classes: Names of the classes, in index order.
         skipped: Files that could not be read.
+        rows_N: Where each image stands in ``stored_NHWC``; in order where there is none.
     """
 
-    images_NHWC: Tensor
+    stored_NHWC: Tensor
     labels_N: Tensor
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    rows_N: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def subset(self, indices: np.ndarray) -> ImageSet:
-        """The images at these indices."""
+    @property
+    def side(self) -> int:
+        """Side of the squares in pixels."""
+        return self.stored_NHWC.shape[1]
+
+    def pixels(self, at: Tensor | slice = slice(None)) -> Tensor:
+        """The images at these indices, or all of them, 8-bit NHWC."""
+        return self.stored_NHWC[at if self.rows_N is None else self.rows_N[at]]
+
+    def subset(self, indices: NDArray[np.integer]) -> ImageSet:
+        """The images at these indices; pixels are not copied."""
         at = torch.as_tensor(indices)
-        return ImageSet(self.images_NHWC[at], self.labels_N[at], self.classes, self.skipped)
+        rows_N = at if self.rows_N is None else self.rows_N[at]
+        return replace(self, labels_N=self.labels_N[at], rows_N=rows_N)
 
     def split(self, held_out: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
         """Hold images out at random: (the rest, the held-out ones)."""
@@ -57,58 +78,96 @@ class ImageSet:
 
 
 def read_split(root: Path, split: str, side: int = 160, cache: Path | None = None) -> ImageSet:
-    """Read ``root/split`` into memory, each image's shorter side scaled to ``side``, centre cropped.
+    """Read the training or validation images, each one's shorter side scaled to ``side``, centre cropped.
+
+    CIFAR's images keep their 32 pixels. Layouts: see ``folders.py`` and ``cifar.py``.
 
     Args:
         root: The image folder.
-        split: Its sub-folder, e.g. ``train``.
+        split: ``train`` or ``val``.
         side: Side of the kept squares in pixels.
-        cache: A folder to keep the decoded array in; None decodes every time.
+        cache: A folder to keep the decoded array in, mapped into memory instead of loaded; None
+            decodes every time.
 
     Raises:
         FileInvalid: There is no such folder, or it holds no readable image.
     """
-    folder = root / split
-    if not folder.is_dir():
-        raise FileInvalid(folder, "no such folder; expected ROOT/train/<class>/*.JPEG and ROOT/val/...")
-    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-    paths = [p for c in classes for p in sorted((folder / c).iterdir()) if p.suffix.lower() in SUFFIXES]
-    if not paths:
-        raise FileInvalid(folder, f"no image in any class folder; read suffixes: {sorted(SUFFIXES)}")
-    listing = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in paths)
-    digest = hashlib.sha256(f"{side}\n{listing}".encode()).hexdigest()[:16]
-    kept = cache / f"{split}-{side}-{digest}.npz" if cache else None
-    if kept and kept.exists():
-        with np.load(kept) as pack:
-            images, good = pack["images"], pack["good"]
+    cifar = cifar_folder(root)
+    if cifar is not None:
+        tiny, known, classes = read_cifar(cifar, split)
+        return ImageSet(torch.from_numpy(tiny), torch.from_numpy(known), classes)
+    listing = list_split(root, split)
+    listed = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in listing.paths)
+    digest = hashlib.sha256(f"{side}\n{listed}".encode()).hexdigest()[:16]
+    kept = cache / f"{split}-{side}-{digest}.npy" if cache else None
+    if kept is None:
+        images = np.empty((len(listing.paths), side, side, 3), np.uint8)
+        good = decode_into(images, listing.paths)
     else:
-        with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(lambda path: _decode(path, side), paths))
-        good = np.array([image is not None for image in decoded])
-        if not good.any():
-            raise FileInvalid(folder, "not one image could be decoded")
-        images = np.stack([image for image in decoded if image is not None])
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(".partial.npz")
-            np.savez(partial, images=images, good=good)
-            partial.rename(kept)
-    labels = np.array([classes.index(p.parent.name) for p in paths])[good]
-    skipped = tuple(str(p) for p, ok in zip(paths, good, strict=True) if not ok)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), classes, skipped)
+        if not kept.exists():
+            _decode_to_file(kept, listing.paths, side)
+        # Copy on write: torch wants an array that it may write to, and the file must not change.
+        images, good = np.load(kept, mmap_mode="c"), np.load(kept.with_suffix(".good.npy"))
+    if not good.any():
+        raise FileInvalid(root, "not one image could be decoded")
+    labels = torch.tensor(listing.labels)[torch.from_numpy(good)]
+    skipped = tuple(str(p) for p, ok in zip(listing.paths, good, strict=True) if not ok)
+    rows = None if good.all() else torch.from_numpy(np.flatnonzero(good))
+    return ImageSet(torch.from_numpy(images), labels, listing.classes, skipped, rows)
 
 
-def _decode(path: Path, side: int) -> np.ndarray | None:
+def read_splits(root: Path, side: int, cache: Path, group: Group) -> tuple[ImageSet, ImageSet]:
+    """Read training and validation images; of several processes, one decodes and all map its files.
+
+    Raises:
+        FileInvalid: See ``read_split``.
+    """
+    if not group.leads:
+        group.wait()
+    found = read_split(root, "train", side, cache), read_split(root, "val", side, cache)
+    if group.leads:
+        group.wait()
+    return found
+
+
+def decode_into(
+    images_NHWC: NDArray[np.uint8], paths: tuple[Path, ...], threads: int | None = None
+) -> NDArray[np.bool_]:
+    """Decode images into an array of squares; returns which ones could be read, shape (N,)."""
+
+    def decode(number: int) -> bool:
+        return _decode(paths[number], images_NHWC[number])
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return np.fromiter(pool.map(decode, range(len(paths))), np.bool_, len(paths))
+
+
+def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_suffix(f".{os.getpid()}.partial")
+    images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side, 3))
+    good = decode_into(images, paths)
+    images.flush()
+    np.save(kept.with_suffix(".good.npy"), good)
+    # Last: where this file stands, both are whole.
+    partial.replace(kept)
+
+
+def _decode(path: Path, square_HWC: NDArray[np.uint8]) -> bool:
+    side = len(square_HWC)
     try:
         with Image.open(path) as file:
+            # A JPEG of more than four times the size is decoded at a half, a quarter or an eighth.
+            file.draft("RGB", (4 * side, 4 * side))
             image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError):
-        return None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    square_HWC[:] = np.asarray(image.crop((left, top, left + side, top + side)))
+    return True
 
 
 def normalised(x_NHWC: Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -124,15 +183,15 @@ def evaluation_batches(
     """Images scaled to ``resolution`` / 0.875 and centre cropped, with their labels."""
     scaled = math.ceil(resolution / CROP_SHARE)
     start = (scaled - resolution) // 2
-    for x_NHWC, labels_N in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
-        x_NCHW = x_NHWC.permute(0, 3, 1, 2)
+    for at in torch.arange(len(images)).split(batch):
+        x_NCHW = images.pixels(at).permute(0, 3, 1, 2)
         x_NCHW = F.interpolate(x_NCHW, (scaled, scaled), mode="bilinear", antialias=True)
         x_NCHW = x_NCHW[:, :, start : start + resolution, start : start + resolution]
-        yield normalised(x_NCHW.permute(0, 2, 3, 1), device), labels_N.to(device)
+        yield normalised(x_NCHW.permute(0, 2, 3, 1), device), images.labels_N[at].to(device)
 
 
 def augmented(
-    x_NHWC: Tensor, resolution: int, rng: np.random.Generator, smallest_area: float = 0.25
+    x_NHWC: Tensor, resolution: int, rng: np.random.Generator, smallest_area: float = SMALLEST_AREA
 ) -> Tensor:
     """Random resized crops and flips, 8-bit NHWC in and out, at the given resolution.
 
@@ -142,18 +201,24 @@ def augmented(
         rng: Where the crops come from.
         smallest_area: Smallest share of the image that a crop covers.
     """
-    side = x_NHWC.shape[1]
-    crops = []
-    for image_HWC in x_NHWC:
-        area = side**2 * rng.uniform(smallest_area, 1)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        width = min(side, round(math.sqrt(area * ratio)))
-        height = min(side, round(math.sqrt(area / ratio)))
-        top, left = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
-        crop = image_HWC[top : top + height, left : left + width].permute(2, 0, 1)[None]
-        crop = F.interpolate(crop, (resolution, resolution), mode="bilinear", antialias=True)
-        crops.append(crop.flip(3) if rng.random() < 0.5 else crop)
-    return torch.cat(crops).permute(0, 2, 3, 1)
+    return resampled(x_NHWC, draw_crops(len(x_NHWC), x_NHWC.shape[1], rng, smallest_area), resolution)
+
+
+def batch_indices(count: int, batch: int, step: int, seed: int) -> Tensor:
+    """Which of ``count`` images a training step shows: a function of (seed, step)."""
+    epoch, position = divmod(step, max(1, count // batch))
+    order = _epoch_order(count, epoch, seed)
+    return torch.from_numpy(order[position * batch : (position + 1) * batch])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+
+
+def step_rng(step: int, seed: int) -> np.random.Generator:
+    """All other randomness of a training step: a function of (seed, step)."""
+    return np.random.default_rng([seed, 2, step])
 
 
 def training_batch(
@@ -163,7 +228,16 @@ def training_batch(
 
     Everything is a function of (seed, step), so that a resumed run sees what an unbroken one sees.
     """
-    epoch, position = divmod(step, max(1, len(images) // batch))
-    order = np.random.default_rng([seed, 1, epoch]).permutation(len(images))
-    at = torch.from_numpy(order[position * batch : (position + 1) * batch])
-    return images.images_NHWC[at], images.labels_N[at], np.random.default_rng([seed, 2, step])
+    at = batch_indices(len(images), batch, step, seed)
+    return images.pixels(at), images.labels_N[at], step_rng(step, seed)
+
+
+def prefetched(make: Callable[[int], T], numbers: range, ahead: int = 2) -> Iterator[T]:
+    """``make`` of each number, a few of them made in a thread while the caller works."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(make, number) for number in numbers[:ahead]]
+        for number in numbers:
+            made = waiting.pop(0).result()
+            if number + ahead * numbers.step in numbers:
+                waiting.append(pool.submit(make, number + ahead * numbers.step))
+            yield made

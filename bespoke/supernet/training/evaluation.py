@@ -85,7 +85,7 @@ def calibrated_statistics(
 
     def batches() -> list[torch.Tensor]:
         resolution = architecture.resolution
-        picked = (images.images_NHWC[torch.from_numpy(part)] for part in parts)
+        picked = (images.pixels(torch.from_numpy(part)) for part in parts)
         return [normalised(augmented(x_NHWC, resolution, rng)) for x_NHWC in picked]
 
     return recalibrate(network, architecture, batches())

@@ -1,30 +1,83 @@
-"""One training loop for all phases: it reads from top to bottom, and resumes to the step.
+"""One training loop for all recipes: it reads from top to bottom, and resumes to the step.
 
-Randomness is a function of (seed, phase, step); a checkpoint holds the weights, the optimiser and
-the position, and is never half-written.
+Randomness is a function of (seed, phase, step); a checkpoint holds the weights, their average, the
+optimiser and the position. A phase ends with the averaged weights, and the next one begins on them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.architecture import Architecture
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.genomes import largest
+from bespoke.supernet.layers import FixedStatistics, Normalise
 from bespoke.supernet.networks.chain import ChainSupernet, no_decay
-from bespoke.supernet.training.data import ImageSet, augmented, normalised, training_batch
-from bespoke.supernet.training.recipe import Phase, accumulate_gradients, step_architectures
+from bespoke.supernet.statistics import StatisticsTable
+from bespoke.supernet.training.augmentation import draw_crops, resampled
+from bespoke.supernet.training.averaging import WeightAverage
+from bespoke.supernet.training.channel_sorting import sort_channels
+from bespoke.supernet.training.data import ImageSet, batch_indices, normalised, prefetched, step_rng
+from bespoke.supernet.training.distillation import (
+    NormaliseFor,
+    accumulate_gradients,
+    batch_statistics,
+    soft_answers,
+)
+from bespoke.supernet.training.phase import Phase, step_architectures
+from bespoke.supernet.training.processes import Group
+from bespoke.supernet.training.progress import Advance, progress_bar
+from bespoke.supernet.training.run_files import (
+    Checkpoint,
+    asked_for,
+    load_teacher,
+    log_line,
+    read_checkpoint,
+    save_checkpoint,
+    save_teacher,
+)
 
 WARM_UP_SHARE = 0.05
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all phases of a run have in common; ``train`` tells what each is."""
+
+    network: ChainSupernet
+    images: ImageSet
+    phases: Sequence[Phase]
+    folder: Path
+    batch: int
+    seed: int
+    device: torch.device
+    bf16: bool
+    normalise: NormaliseFor
+    group: Group
+    checkpoint_every: int
+    report: Callable[[str], None]
+
+    @property
+    def asked(self) -> str:
+        return asked_for(self.phases, self.batch, self.seed)
+
+    def steps(self, phase: Phase) -> int:
+        return math.ceil(phase.epochs * (len(self.images) // self.batch))
+
+    def save(self, *position: Any) -> None:
+        if self.group.leads:
+            save_checkpoint(self.folder, Checkpoint(*position), self.asked)
 
 
 def train(
@@ -36,61 +89,172 @@ def train(
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    bf16: bool | None = None,
+    frozen: StatisticsTable | None = None,
+    group: Group | None = None,
     checkpoint_every: int = 100,
     report: Callable[[str], None] = print,
+    bar: bool = False,
 ) -> None:
     """Train a supernet through all phases, resuming from ``folder`` where a run was cut off.
 
     Args:
-        network: Freshly made; its weights are replaced when a run resumes.
+        network: Freshly made, or another's weights to start from; a run that resumes replaces them.
+            It ends with the averaged weights.
         images: The training images.
         phases: What to do, in order.
-        folder: Where ``checkpoint.pt`` and ``log.csv`` stand.
-        batch: Images a step.
+        folder: Where the run's files stand (``run_files.py``); all processes see the same one.
+        batch: Images a step, of all processes together; fewer where there are fewer images.
         seed: All randomness follows from it.
         device: Where to train.
+        bf16: Whether to compute in half precision where that is safe; None means on a GPU only.
+        frozen: BN statistics to train on as constants; the batch's own where none are given.
+        group: The processes that share the work.
         checkpoint_every: Steps between checkpoints.
-        report: Gets a line of progress now and then.
+        report: Gets a line of progress at each checkpoint.
+        bar: Whether to show a progress bar too.
 
     Raises:
-        FileInvalid: The folder holds a checkpoint of other phases.
+        FileInvalid: The folder holds a checkpoint of another run.
+        InvalidInput: The batch cannot be shared out among the processes, or there are fewer images
+            than processes.
     """
+    group, device = group or Group(), torch.device(device)
+    if len(images) < group.size:
+        raise InvalidInput(f"got {len(images)} training images for {group.size} processes, expected more")
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = [math.ceil(phase.epochs * (len(images) // batch)) for phase in phases]
-    start_phase, start_step, optimiser_state = _resume(network, phases, folder)
-    for number, phase in enumerate(phases):
-        if number < start_phase:
-            continue
-        optimiser = _optimiser(network)
-        first = start_step if number == start_phase else 0
-        if first and optimiser_state:
-            optimiser.load_state_dict(optimiser_state)
-        began, losses = time.monotonic(), []
-        for step in range(first, steps[number]):
-            rate = _learning_rate(phase, step, steps[number])
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            x_NHWC, labels_N, rng = training_batch(images, batch, step, seed * 1000 + number)
-            resolution = int(rng.choice(phase.resolutions))
-            x_NCHW = normalised(augmented(x_NHWC, resolution, rng, phase.smallest_area), device)
-            architectures = step_architectures(network, phase, resolution, rng)
-            loss = accumulate_gradients(network, x_NCHW, labels_N.to(device), architectures)
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-            if torch.isfinite(norm):
-                optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            losses.append(loss)
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps[number]:
-                done = step + 1 == steps[number]
-                position = (number + 1, 0) if done else (number, step + 1)
-                _save(network, None if done else optimiser, phases, position, folder)
-                seconds = (time.monotonic() - began) / (step + 1 - first)
-                mean = float(np.mean(losses[-checkpoint_every:]))
-                report(
-                    f"{phase.name}: step {step + 1}/{steps[number]} loss {mean:.3f} {seconds:.2f} s a step"
-                )
-                _log(folder, phase, step + 1, mean, rate, seconds)
+    run = _Run(
+        network,
+        images,
+        phases,
+        folder,
+        min(batch, len(images) // group.size * group.size),
+        seed,
+        device,
+        device.type == "cuda" if bf16 is None else bf16,
+        _normalise(frozen, device),
+        group,
+        checkpoint_every,
+        report,
+    )
+    start = read_checkpoint(folder, run.asked, device)
+    if start:
+        network.load_state_dict(start.network)
+    group.same_weights(network)
+    with progress_bar(phases, [run.steps(phase) for phase in phases], bar and group.leads) as advance:
+        for number in range(start.phase if start else 0, len(phases)):
+            goes_on = start if start and start.phase == number and start.step else None
+            _train_phase(run, number, goes_on, advance)
+
+
+def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Advance) -> None:
+    """One phase, from its beginning or from a checkpoint inside it."""
+    network, phase, steps = run.network, run.phases[number], run.steps(run.phases[number])
+    if start is None and phase.sort_channels and number:
+        sort_channels(network, run.phases[number - 1])
+    teacher = _teacher(run, number, begins=start is None) if phase.taught else None
+    optimiser, average = _optimiser(network), WeightAverage(network, steps)
+    if start and start.optimiser is not None and start.average is not None:
+        optimiser.load_state_dict(start.optimiser)
+        average.load(start.average)
+    todo = range(start.step if start else 0, steps)
+    began, losses = time.monotonic(), []
+    share, phase_seed = run.group.share(run.batch), run.seed * 1000 + number
+
+    def read(step: int) -> tuple[Tensor, Tensor]:
+        at = batch_indices(len(run.images), run.batch, step, phase_seed)[share]
+        return _ready(run.images.pixels(at), run.device), _ready(run.images.labels_N[at], run.device)
+
+    for step, (x_NHWC, labels_N) in zip(todo, prefetched(read, todo), strict=True):
+        rate = _learning_rate(phase, step, steps)
+        for parameters in optimiser.param_groups:
+            parameters["lr"] = rate
+        losses.append(_gradients(run, phase, x_NHWC, labels_N, step_rng(step, phase_seed), teacher))
+        run.group.average_gradients(network)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        if torch.isfinite(norm):
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update(network, step)
+        advance(number, step + 1, losses[-1])
+        last = step + 1 == steps
+        if (step + 1) % run.checkpoint_every == 0 and not last:
+            state = (number, step + 1, network.state_dict(), average.tensors, optimiser.state_dict())
+            run.save(*state)
+        if (step + 1) % run.checkpoint_every == 0 or last:
+            seconds = (time.monotonic() - began) / (step + 1 - todo.start)
+            _tell(run, phase, step + 1, losses[-run.checkpoint_every :], rate, seconds)
+    average.move_into(network)
+    run.save(number + 1, 0, network.state_dict())
+    run.group.wait()
+
+
+def _gradients(
+    run: _Run,
+    phase: Phase,
+    x_NHWC: Tensor,
+    labels_N: Tensor,
+    rng: np.random.Generator,
+    teacher: ChainSupernet | None,
+) -> float:
+    """Sum up the gradients of one step's subnets on this process's images; returns the loss.
+
+    Every process draws the same: the resolution, the crops of the whole batch, the subnets.
+    """
+    resolution = int(rng.choice(phase.resolutions))
+    crops = draw_crops(run.batch, run.images.side, rng, phase.smallest_area)
+    architectures = step_architectures(run.network.space, phase, resolution, rng)
+    x_NHWC = x_NHWC.to(run.device, non_blocking=True)
+    x_NCHW = normalised(resampled(x_NHWC, crops.part(run.group.share(run.batch)), resolution), run.device)
+    labels_N = labels_N.to(run.device, non_blocking=True)
+    soft_NC = None
+    if teacher is not None:
+        best = largest(run.network.space, architectures[0].resolution)
+        soft_NC = soft_answers(teacher, x_NCHW, best, normalise=run.normalise, bf16=run.bf16)
+    return accumulate_gradients(
+        run.network,
+        x_NCHW,
+        labels_N,
+        architectures,
+        soft_NC=soft_NC,
+        normalise=run.normalise,
+        bf16=run.bf16,
+    )
+
+
+def _tell(run: _Run, phase: Phase, step: int, losses: list[float], rate: float, seconds: float) -> None:
+    loss, steps = run.group.mean(float(np.mean(losses)), run.device), run.steps(phase)
+    if run.group.leads:
+        values = (f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.3f}", f"{run.batch / seconds:.1f}")
+        log_line(run.folder, (phase.name, step, *values))
+        run.report(f"{phase.name}: step {step}/{steps} loss {loss:.3f} {seconds:.2f} s a step")
+
+
+def _teacher(run: _Run, number: int, begins: bool) -> ChainSupernet:
+    """A frozen copy of the largest network, as it was when the first phase with a teacher began."""
+    if begins and run.group.leads and not any(phase.taught for phase in run.phases[:number]):
+        save_teacher(run.folder, run.network)
+    run.group.wait()
+    teacher = ChainSupernet.empty(run.network.space)
+    load_teacher(run.folder, teacher)
+    return teacher.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _normalise(frozen: StatisticsTable | None, device: torch.device) -> NormaliseFor:
+    if frozen is None:
+        return batch_statistics
+
+    def constants(architecture: Architecture) -> Normalise:
+        own = frozen.lookup(architecture)
+        return FixedStatistics({site: (m.to(device), v.to(device)) for site, (m, v) in own.items()})
+
+    return constants
+
+
+def _ready(tensor: Tensor, device: torch.device) -> Tensor:
+    """Pinned memory, out of which a GPU copies while it computes."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _learning_rate(phase: Phase, step: int, steps: int) -> float:
@@ -107,48 +271,3 @@ def _optimiser(network: ChainSupernet) -> torch.optim.Optimizer:
         {"params": [p for n, p in named if no_decay(n)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=1e-3)
-
-
-def _save(
-    network: ChainSupernet,
-    optimiser: torch.optim.Optimizer | None,
-    phases: Sequence[Phase],
-    position: tuple[int, int],
-    folder: Path,
-) -> None:
-    state = {
-        "phases": [_plain(phase) for phase in phases],
-        "position": list(position),
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict() if optimiser else None,
-    }
-    partial = folder / "checkpoint.partial"
-    torch.save(state, partial)
-    partial.replace(folder / "checkpoint.pt")
-
-
-def _resume(
-    network: ChainSupernet, phases: Sequence[Phase], folder: Path
-) -> tuple[int, int, dict[str, Any] | None]:
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return 0, 0, None
-    state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
-    if state["phases"] != [_plain(phase) for phase in phases]:
-        raise FileInvalid(path, "a run of other phases; give another folder, or the phases of this run")
-    network.load_state_dict(state["network"])
-    return state["position"][0], state["position"][1], state["optimiser"]
-
-
-def _plain(phase: Phase) -> dict[str, Any]:
-    return asdict(phase) | {"resolutions": list(phase.resolutions)}
-
-
-def _log(folder: Path, phase: Phase, step: int, loss: float, rate: float, seconds: float) -> None:
-    path = folder / "log.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["phase", "step", "loss", "learning_rate", "seconds_a_step"])
-        writer.writerow([phase.name, step, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.3f}"])

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_become_squares_with_their_folders_class(folder: Path) -> None:
     images = read_split(folder, "train", side=40)
-    assert images.images_NHWC.shape == (6, 40, 40, 3)
+    assert images.pixels().shape == (6, 40, 40, 3)
     assert images.classes == ("cat", "dog")
     assert images.labels_N.tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -42,15 +42,15 @@ def test_the_cache_is_used_until_the_folder_changes(folder: Path, tmp_path: Path
     cache = tmp_path / "cache"
     first = read_split(folder, "train", side=40, cache=cache)
     again = read_split(folder, "train", side=40, cache=cache)
-    assert torch.equal(first.images_NHWC, again.images_NHWC)
-    assert len(list(cache.iterdir())) == 1
+    assert torch.equal(first.pixels(), again.pixels())
+    assert len(list(cache.glob("*.good.npy"))) == 1
     (folder / "train" / "cat" / "0.png").unlink()
     assert len(read_split(folder, "train", side=40, cache=cache)) == 5
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileInvalid, match="no such folder"):
-        read_split(tmp_path, "train")
+        read_split(tmp_path / "photos", "train")
 
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
 def test_held_out_images_are_disjoint_from_the_rest(folder: Path) -> None:
     images = read_split(folder, "train", side=40)
     rest, held_out = images.split(2, seed=1)
-    kept = {x.numpy().tobytes() for x in rest.images_NHWC}
+    kept = {x.numpy().tobytes() for x in rest.pixels()}
     assert (len(rest), len(held_out)) == (4, 2)
-    assert all(x.numpy().tobytes() not in kept for x in held_out.images_NHWC)
+    assert all(x.numpy().tobytes() not in kept for x in held_out.pixels())
 
 
 def test_evaluation_images_are_scaled_and_cropped_to_the_resolution(folder: Path) -> None:

@@ -1,42 +1,29 @@
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.genomes import largest, smallest
-from bespoke.supernet.networks.chain import ChainSupernet
-from bespoke.supernet.spaces import space
 from bespoke.supernet.training import loop
+from bespoke.supernet.training.averaging import WeightAverage
 from bespoke.supernet.training.collection import collect_table
-from bespoke.supernet.training.data import ImageSet
-from bespoke.supernet.training.recipe import Phase, accumulate_gradients, plain_recipe, step_architectures
+from bespoke.supernet.training.distillation import accumulate_gradients, soft_answers
+from bespoke.supernet.training.phase import Phase, step_architectures
+from tests.supernet.training.tiny import NARROW, fresh, two_colours
 
-TINY = space("ofa-mobilenetv3-w1.0", (32,), 2)
+TINY = NARROW
 PHASES = (
     Phase("largest", 1, 1e-3, (32,), subnets="largest"),
     Phase("sandwich", 1, 1e-3, (32,)),
 )
-
-
-def two_colours(count: int = 12) -> ImageSet:
-    """Reddish images are class 0, bluish ones class 1."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(count) % 2
-    images = rng.integers(0, 60, (count, 40, 40, 3)).astype(np.uint8)
-    images[np.arange(count), :, :, 2 * labels] += 150
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), ("red", "blue"))
-
-
-def fresh() -> ChainSupernet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ChainSupernet(TINY)
 
 
 class Stop(Exception):
@@ -95,7 +82,7 @@ def test_training_learns_what_is_there_to_learn(tmp_path: Path) -> None:
 
 def test_a_sandwich_is_the_largest_the_smallest_and_random_ones() -> None:
     phase = Phase("sandwich", 1, 1e-3, (32,), random_subnets=2)
-    found = step_architectures(fresh(), phase, 32, np.random.default_rng(0))
+    found = step_architectures(TINY, phase, 32, np.random.default_rng(0))
     assert found[:2] == [largest(TINY), smallest(TINY)]
     assert len(found) == 4
 
@@ -136,8 +123,79 @@ def test_the_same_seed_collects_the_same_table() -> None:
         torch.testing.assert_close(tables[1][name], tensor, rtol=0, atol=0)
 
 
-def test_the_plain_recipe_ends_on_the_spaces_own_resolutions() -> None:
-    phases = plain_recipe((96, 112, 128), (1, 2, 3))
-    assert [phase.epochs for phase in phases] == [1, 2, 3]
-    assert set(phases[-1].resolutions) == {96, 112, 128}
-    assert phases[0].resolutions == (64,)
+def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    teacher, pair = fresh(seed=3), [largest(TINY), smallest(TINY)]
+    soft_NC = soft_answers(teacher, images, pair[0])
+    network = fresh()
+    accumulate_gradients(network, images, labels, pair, soft_NC=soft_NC)
+    found = network.slots["classifier"].linear.bias.grad.clone()  # type: ignore[union-attr]
+    network.zero_grad()
+    for architecture in pair:
+        logits_NC = network(images, architecture)
+        loss = torch.nn.functional.cross_entropy(logits_NC, labels, label_smoothing=0.1)
+        (loss + torch.nn.functional.cross_entropy(logits_NC, soft_NC)).backward()
+    expected = network.slots["classifier"].linear.bias.grad  # type: ignore[union-attr]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_teacher_is_the_largest_network_as_the_first_phase_left_it(tmp_path: Path) -> None:
+    phases = (PHASES[0], *(Phase(name, 1, 1e-3, (32,), subnets="random") for name in ("a", "b")))
+    network = fresh()
+    loop.train(network, two_colours(), phases[:1], tmp_path / "first", batch=4, report=lambda _: None)
+    loop.train(fresh(), two_colours(), phases, tmp_path / "all", batch=4, report=lambda _: None)
+    teacher = load_file(tmp_path / "all" / "teacher.safetensors")
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(teacher[name], parameter.detach(), rtol=0, atol=0)
+
+
+def test_weights_are_averaged_over_the_last_steps() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    average = WeightAverage(network, steps=500)
+    for step in range(500):
+        torch.nn.init.constant_(network.weight, step)
+        average.update(network, step)
+    assert 480 < average.tensors["weight"].item() < 495
+    average.move_into(network)
+    assert network.weight.item() == average.tensors["weight"].item()
+
+
+def test_half_precision_trains_on_a_cpu_too(tmp_path: Path) -> None:
+    full, half = fresh(), fresh()
+    for network, bf16 in ((full, False), (half, True)):
+        folder = tmp_path / str(bf16)
+        loop.train(network, two_colours(), PHASES, folder, batch=4, bf16=bf16, report=lambda _: None)
+    name = "slots.first_conv.weight"
+    assert half.state_dict()[name].dtype == torch.float32
+    assert half.state_dict()[name].isfinite().all()
+    assert not torch.equal(half.state_dict()[name], full.state_dict()[name])
+
+
+def test_a_run_with_another_seed_or_batch_is_refused(tmp_path: Path) -> None:
+    loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    for other in ({"batch": 6}, {"batch": 4, "seed": 1}):
+        with pytest.raises(FileInvalid, match="another batch or seed"):
+            loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, report=lambda _: None, **other)
+
+
+def test_a_phase_without_steps_is_passed_over(tmp_path: Path) -> None:
+    phases = (Phase("largest", 0, 1e-3, (32,), subnets="largest"), PHASES[1])
+    lines: list[str] = []
+    loop.train(fresh(), two_colours(), phases, tmp_path, batch=4, report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["sandwich"]
+
+
+def test_fewer_images_than_a_batch_train_too(tmp_path: Path) -> None:
+    lines: list[str] = []
+    loop.train(fresh(), two_colours(3), PHASES[:1], tmp_path, batch=64, report=lines.append)
+    assert len(lines) == 1
+    assert "step 1/1" in lines[0]
+
+
+def test_the_log_is_a_table_of_all_phases(tmp_path: Path) -> None:
+    loop.train(fresh(), two_colours(), PHASES, tmp_path, batch=4, report=lambda _: None)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["phase"], row["step"]) for row in rows] == [("largest", "3"), ("sandwich", "3")]
+    assert all(float(row["loss"]) > 0 and float(row["images_per_s"]) > 0 for row in rows)

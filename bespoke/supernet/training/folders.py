@@ -1,0 +1,99 @@
+"""Which images a folder holds, their classes, and which of them are for validation.
+
+Read are ``ROOT/train/<class>/<image>`` with ``ROOT/val/<class>/<image>`` beside it, and, where
+there is no validation folder, ``ROOT/train/<class>/<image>`` or ``ROOT/<class>/<image>`` alone: then
+every tenth image of each class is for validation, chosen by a hash of its name, so that the same
+folder is always split in the same way, on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from bespoke.supernet.errors import FileInvalid
+
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+TRAIN, VALIDATION = ("train",), ("val", "valid", "validation")
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one split.
+
+    Attributes:
+        paths: In a fixed order.
+        labels: Index of each one's class.
+        classes: Names of the classes.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def list_split(root: Path, split: str) -> Listing:
+    """List the images of ``train`` or ``val``.
+
+    Args:
+        root: The image folder.
+        split: ``train`` or ``val``.
+
+    Raises:
+        FileInvalid: There is no such folder, no image in it, or a validation class that has no
+            folder among the training images.
+    """
+    if not root.is_dir():
+        raise FileInvalid(root, "no such folder; expected ROOT/train/<class>/*.jpg or ROOT/<class>/*.jpg")
+    training, validation = _found(root, TRAIN), _found(root, VALIDATION)
+    if split == "val" and training is None and validation is not None:
+        return _listed(validation, _classes(validation))
+    folder = training or root
+    classes = _classes(folder)
+    if validation is not None:
+        if split == "train":
+            return _listed(folder, classes)
+        unknown = sorted(set(_classes(validation)) - set(classes))
+        if unknown:
+            raise FileInvalid(validation / unknown[0], f"a class that {folder} lacks; expected {classes}")
+        return _listed(validation, classes)
+    everything = _listed(folder, classes)
+    held = _held_out(everything, folder)
+    kept = [i for i in range(len(everything.paths)) if (i in held) == (split == "val")]
+    if not kept:
+        raise FileInvalid(folder, "too few images to hold some out; expected two or more of a class")
+    paths, labels = everything.paths, everything.labels
+    return Listing(tuple(paths[i] for i in kept), tuple(labels[i] for i in kept), classes)
+
+
+def _found(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        if (folder / name).is_dir():
+            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+            paths += found
+            labels += [label] * len(found)
+    if not paths:
+        raise FileInvalid(folder, f"no image in any class folder; read suffixes: {sorted(SUFFIXES)}")
+    return Listing(tuple(paths), tuple(labels), classes)
+
+
+def _held_out(listing: Listing, folder: Path) -> set[int]:
+    """Every tenth image of each class, at least one where it has two."""
+    keys = [hashlib.sha256(p.relative_to(folder).as_posix().encode()).digest() for p in listing.paths]
+    held: set[int] = set()
+    for label in range(len(listing.classes)):
+        own = sorted((i for i, at in enumerate(listing.labels) if at == label), key=keys.__getitem__)
+        count = max(1, round(VALIDATION_SHARE * len(own))) if len(own) > 1 else 0
+        held.update(own[:count])
+    return held

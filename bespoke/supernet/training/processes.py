@@ -1,0 +1,102 @@
+"""Several processes that train one supernet, each on its share of every batch (``torchrun``).
+
+All processes draw the same subnets and crops, since these follow from (seed, phase, step), and
+add their gradients up before each optimiser step, so that their weights stay equal.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bespoke.supernet.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one run.
+
+    Attributes:
+        rank: Number of this process; 0 writes the files.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes checkpoints, logs and results."""
+        return self.rank == 0
+
+    def share(self, batch: int) -> slice:
+        """Which images of a whole batch are this process's own.
+
+        Raises:
+            InvalidInput: The batch cannot be shared out evenly.
+        """
+        if batch % self.size:
+            raise InvalidInput(f"a batch of {batch} for {self.size} processes; expected a multiple of them")
+        own = batch // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace each gradient by its mean over the processes."""
+        found = [p.grad for p in network.parameters() if p.grad is not None]
+        if self.size == 1 or not found:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in found])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for gradient, mean in zip(found, flat.split([g.numel() for g in found]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def same_weights(self, network: nn.Module) -> None:
+        """Take over the first process's weights."""
+        if self.size > 1:
+            for parameter in network.parameters():
+                dist.broadcast(parameter.data, 0)
+
+    def mean(self, value: float, device: torch.device | str) -> float:
+        """Mean of a number over the processes."""
+        if self.size == 1:
+            return value
+        total: Tensor = torch.tensor(value, device=device)
+        dist.all_reduce(total)
+        return float(total) / self.size
+
+
+def join(device: str = "cpu") -> tuple[Group, torch.device]:
+    """Join the run that ``torchrun`` started, or be its only process.
+
+    Args:
+        device: ``cpu``, or ``cuda``: then each process takes the GPU of its local rank.
+
+    Returns:
+        The group, and the device of this process.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Group(), torch.device(device)
+    own = torch.device(device)
+    if own.type == "cuda":
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    return Group(dist.get_rank(), dist.get_world_size()), own
+
+
+def leave(group: Group) -> None:
+    """Let go of the other processes; call it once, at the end."""
+    if group.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,108 @@
+"""What a training run keeps in its folder: a checkpoint, the teacher, and a log. None is ever half-written.
+
+checkpoint.pt         weights, their average, the optimiser, the position, what the run was asked for
+teacher.safetensors   the frozen largest network of recipes that have one
+log.csv               a line a checkpoint
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.training.phase import Phase
+
+FIELDS = ("phase", "step", "loss", "learning_rate", "seconds_a_step", "images_per_s")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Attributes:
+        phase: Index of the phase that goes on.
+        step: Its next step.
+        network: Weights by name.
+        average: Their moving average; None between phases.
+        optimiser: The optimiser's state; None between phases.
+    """
+
+    phase: int
+    step: int
+    network: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def asked_for(phases: Sequence[Phase], batch: int, seed: int) -> str:
+    """What decides a run's course, as text: a checkpoint is of this run if the texts are equal."""
+    return json.dumps({"phases": [asdict(phase) for phase in phases], "batch": batch, "seed": seed})
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
+    """Replace the run's checkpoint."""
+    partial = folder / "checkpoint.partial"
+    with partial.open("wb") as file:
+        torch.save({"asked": asked, **vars(checkpoint)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / "checkpoint.pt")
+
+
+def read_checkpoint(folder: Path, asked: str, device: torch.device | str) -> Checkpoint | None:
+    """Read where a run stands; None where it has not begun.
+
+    Raises:
+        FileInvalid: The checkpoint is of a run that was asked for something else.
+    """
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True, map_location=device)
+    if state.pop("asked", None) != asked:
+        raise FileInvalid(
+            path,
+            "a run of other phases, or of another batch or seed; give another folder, or the settings of "
+            "this run",
+        )
+    return Checkpoint(**state)
+
+
+def save_teacher(folder: Path, network: nn.Module) -> None:
+    """Keep a network's weights as the teacher's, in full precision."""
+    partial = folder / "teacher.partial"
+    save_file({name: p.detach().contiguous().cpu() for name, p in network.named_parameters()}, partial)
+    partial.replace(folder / "teacher.safetensors")
+
+
+def load_teacher(folder: Path, network: nn.Module) -> None:
+    """Read the teacher's weights into an empty network of the same space.
+
+    Raises:
+        FileInvalid: A run with a teacher goes on, but its file is gone.
+    """
+    path = folder / "teacher.safetensors"
+    if not path.is_file():
+        raise FileInvalid(path, "the run's teacher is gone; give another folder to begin anew")
+    network.load_state_dict(load_file(path), assign=True)
+
+
+def log_line(folder: Path, values: Sequence[object]) -> None:
+    """Append a line of ``FIELDS`` to the run's log."""
+    path = folder / "log.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(FIELDS)
+        writer.writerow(values)
