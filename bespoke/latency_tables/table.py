@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from bespoke.latency_tables.plausibility import (
 )
 from bespoke.latency_tables.profile import DeviceProfile, canonical_digest
 from bespoke.latency_tables.quality import Correction, QualityCard
+from bespoke.supernet.agreement import COVERAGE, conformal_half_width
 from bespoke.supernet.architecture import Genomes, Plan, SearchSpace, cardinalities
 from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, TableIncomplete
@@ -336,9 +338,36 @@ class TablePricer:
             return sums_ms
         return self.table.networks.latency_ms(self._features.features(genomes, sums_ms))
 
-    def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper end of the 90% interval around predicted latencies, both (N,)."""
-        return latency_ms * max(0.0, 1 - self.table.interval), latency_ms * (1 + self.table.interval)
+    def interval_ms(
+        self, latency_ms: NDArray[np.float64], confidence: float = COVERAGE
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper end of the interval that holds this share of latencies, both (N,)."""
+        half = half_width(self.table, confidence)
+        return latency_ms * max(0.0, 1 - half), latency_ms * (1 + half)
+
+
+def half_width(table: LatencyTable, confidence: float) -> float:
+    """Relative half width of the interval around a prediction that holds a share of latencies.
+
+    The table's own interval holds 90%. Another share's is as much wider as the residuals of the
+    held-out subnets say; beyond what these can promise (N of them tell N / (N + 1) of the future)
+    it is at least as much wider as a normal distribution's.
+
+    Args:
+        table: With its interval, and the points of its quality card where it has them.
+        confidence: The share, more than 0 and less than 1.
+    """
+    if confidence == COVERAGE:
+        return table.interval
+    normal = NormalDist().inv_cdf((1 + confidence) / 2) / NormalDist().inv_cdf((1 + COVERAGE) / 2)
+    points = table.quality.points if table.quality else ()
+    residuals = [(seen - predicted) / predicted for predicted, seen in points]
+    usual = conformal_half_width(residuals) if residuals else 0.0
+    if not usual:
+        return table.interval * normal
+    wider = conformal_half_width(residuals, confidence) / usual
+    promised = (len(residuals) + 1) * confidence <= len(residuals)
+    return table.interval * (wider if promised else max(wider, normal))
 
 
 def covered_space(table: LatencyTable, space: SearchSpace) -> SearchSpace:

@@ -12,6 +12,7 @@ from bespoke.search.problem import (
     Problem,
     SearchResult,
 )
+from bespoke.search.restriction import restrict
 
 __all__ = [
     "METRICS",
@@ -24,5 +25,6 @@ __all__ = [
     "feasible_ranges",
     "hypervolume",
     "non_dominated",
+    "restrict",
     "search",
 ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, Join, minimise, slot_factors
 from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem
+from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, SearchSpace, decode
 from bespoke.supernet.cost import (
     BYTES_PER_VALUE,
@@ -24,6 +25,8 @@ from bespoke.supernet.genomes import extremes, neighbours, sample
 
 _SCALED_ON, _NEAR = 1024, 64
 """Sums are scaled to a limit on so many of that many random architectures: those nearest to it."""
+
+_BISECTIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +156,17 @@ class Limits:
 
     Attributes:
         prices: Of the limited metrics, in the problem's order.
-        limits: Their limits, shape (M,).
+        limits: Their limits, shape (M,): of the predictions, also where an interval's end is limited.
     """
 
     def __init__(self, problem: Problem) -> None:
         known = prices(problem.space, problem.latency)
         self.constraints: Sequence[Constraint] = problem.constraints
-        self.prices = tuple(scaled_to(problem.space, known[c.metric], c.limit) for c in problem.constraints)
-        self.limits = np.array([float(constraint.limit) for constraint in problem.constraints])
+        self.limits = np.array([_predicted_limit(c, problem.latency) for c in problem.constraints])
+        self.prices = tuple(
+            scaled_to(problem.space, known[c.metric], limit)
+            for c, limit in zip(problem.constraints, self.limits.tolist(), strict=True)
+        )
 
     def shares(self, genomes: Genomes) -> NDArray[np.float64]:
         """How much of each limit a genome uses, shape (N, M): feasible where no share exceeds 1."""
@@ -176,6 +182,28 @@ class Limits:
         return fits
 
 
+def limited_value(constraint: Constraint, value: float, latency: LatencyPricer | None) -> float:
+    """What a constraint limits, of an architecture with this predicted value of its metric."""
+    if constraint.confidence is None or latency is None:
+        return value
+    return float(latency.interval_ms(np.array([value]), constraint.confidence)[1][0])
+
+
+def _predicted_limit(constraint: Constraint, latency: LatencyPricer | None) -> float:
+    """The largest prediction that meets a constraint, by bisection to the last bit but a few."""
+    limit = float(constraint.limit)
+    if constraint.confidence is None:
+        return limit
+    low, high = 0.0, limit
+    if limited_value(constraint, high, latency) <= limit:
+        return high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        met = limited_value(constraint, middle, latency) <= limit
+        low, high = (middle, high) if met else (low, middle)
+    return low
+
+
 def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) -> tuple[Candidate, ...]:
     """Everything that is known of a few genomes, in their order."""
     known = {name: price.of(genomes) for name, price in prices(problem.space, problem.latency).items()}
@@ -183,9 +211,10 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
     low_ms = high_ms = None
     if problem.latency is not None:
         low_ms, high_ms = problem.latency.interval_ms(known["latency_ms"])
+    space, places = of_base(problem.space, genomes)
     return tuple(
         Candidate(
-            architecture=decode(problem.space, genomes[i]),
+            architecture=decode(space, places[i]),
             top1=float(top1[i]),
             top1_interval=(max(0.0, float(top1[i]) - half), min(1.0, float(top1[i]) + half)),
             metrics={name: float(values[i]) for name, values in known.items()},

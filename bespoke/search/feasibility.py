@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, minimise, slot_factors
-from bespoke.search.evaluator import Limits, Price, cheapest, feasible_ranges
+from bespoke.search.evaluator import Limits, Price, cheapest, feasible_ranges, limited_value
 from bespoke.search.problem import Problem
+from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, decode
 from bespoke.supernet.errors import BudgetInfeasible
 from bespoke.supernet.genomes import crossover, extremes, mutate, sample
@@ -146,11 +147,16 @@ def infeasible_document(error: BudgetInfeasible) -> dict[str, Any]:
 
 def _infeasible(problem: Problem, limits: Limits, nearest: Genomes) -> BudgetInfeasible:
     ranges = feasible_ranges(problem.space, problem.latency)
-    values = {p.metric: float(p.of(nearest[None])[0]) for p in limits.prices}
+    values, feasible = {}, {}
+    for price, constraint in zip(limits.prices, limits.constraints, strict=True):
+        known = (float(price.of(nearest[None])[0]), *ranges[price.metric])
+        values[price.metric], low, high = (limited_value(constraint, v, problem.latency) for v in known)
+        feasible[price.metric] = (low, high)
     asked = {c.metric: float(c.limit) for c in limits.constraints}
+    space, places = of_base(problem.space, nearest[None])
     return BudgetInfeasible(
         limits=asked,
-        feasible={name: ranges[name] for name in asked},
-        nearest={"architecture": decode(problem.space, nearest).to_json(), "metrics": values},
+        feasible=feasible,
+        nearest={"architecture": decode(space, places[0]).to_json(), "metrics": values},
         relax={name: value for name, value in values.items() if value > asked[name]},
     )

@@ -1,9 +1,10 @@
 """Moves on genomes: jumps to the optimum of a linear model, and pairs of changes.
 
 Near a genome a predictor is nearly linear in the choices, and prices are sums over slots. Once the
-genes that several slots share (depth, resolution) are fixed, the best choice of every other gene
-for ``gain - multiplier * price`` follows slot by slot, and a bisection on the multiplier puts the
-result on the budget: one array expression for a whole population.
+genes that shape several slots (resolution, width) are fixed, the best choice of every other gene
+for ``gain - multiplier * price`` follows slot by slot; a gene that only turns slots on and off (a
+stage's depth) then follows from the sums of what its slots are worth; and a bisection on the
+multiplier puts the result on the budget: one array expression for a whole population.
 
 Source: Lagrangian relaxation of the multiple-choice knapsack (Sinha and Zoltners, 1979). Letting
 only a random part of the genes move is the trust region in which the linear model holds.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,79 @@ _BISECTIONS = 7
 
 _PAIR_SLACK = 0.01
 """Two changes of one slot do not add up exactly: a pair that seems this much too dear is priced."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Roles:
+    """What each gene of a space decides.
+
+    Attributes:
+        private: Genes of one slot only, (G,).
+        switches: Genes that turn slots on and off and nothing else, (W,).
+        lit: Of each switch, a choice that turns all its slots on, (W,).
+        moving: Indices of the slots with private genes, by the sizes of these.
+        still: Indices of the other slots, (Z,).
+        on: Whether a switch's choice leaves a moving slot on, (slots in the order of ``moving``, W, D).
+        members: The moving slots of each switch, (K, W), filled up with slots that it leaves alone.
+        always: The moving slots without a switch, (S,).
+    """
+
+    private: NDArray[np.bool_]
+    switches: NDArray[np.intp]
+    lit: NDArray[np.int16]
+    moving: dict[tuple[int, ...], list[int]]
+    still: NDArray[np.intp]
+    on: NDArray[np.float32]
+    members: NDArray[np.intp]
+    always: NDArray[np.bool_]
+
+
+# Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
+@lru_cache(maxsize=16)
+def _roles(space: SearchSpace) -> _Roles:
+    sizes = cardinalities(space)
+    entries = np.zeros(len(sizes), np.int64)
+    for slot in space.slots:
+        entries[list(slot.genes)] += 1
+    private = entries == 1
+    moving: dict[tuple[int, ...], list[int]] = {}
+    for i, slot in enumerate(space.slots):
+        own = tuple(int(sizes[g]) for g in slot.genes if private[g])
+        if own:
+            moving.setdefault(own, []).append(i)
+    order = [i for slots in moving.values() for i in slots]
+    found: dict[int, NDArray[np.bool_]] = {}
+    taken: set[int] = set()
+    for gene in np.flatnonzero(entries > 1).tolist():
+        mine = [i for i, slot in enumerate(space.slots) if gene in slot.genes]
+        if taken.isdisjoint(mine) and set(mine) <= set(order):
+            known = [_switched(space.slots[i], gene, sizes) for i in mine]
+            masks = [mask for mask in known if mask is not None]
+            if len(masks) == len(mine) and np.all(masks, axis=0).any():
+                found[gene] = np.ones((len(order), int(sizes[gene])), np.bool_)
+                found[gene][[order.index(i) for i in mine]] = masks
+                taken.update(mine)
+    on = np.zeros((len(order), len(found), max([int(sizes[g]) for g in found], default=0)), np.float32)
+    for w, (gene, mask) in enumerate(found.items()):
+        mine = [order.index(i) for i in order if gene in space.slots[i].genes]
+        on[mine, w, : mask.shape[1]] = mask[mine]
+    lit = np.array([mask.all(axis=0).argmax() for mask in found.values()], np.int16)
+    still = np.array([i for i in range(len(space.slots)) if i not in set(order)], np.intp)
+    always = np.array([i not in taken for i in order], np.bool_)
+    touched = on.any(axis=2)
+    members = np.argsort(~touched, axis=0, kind="stable")[: int(touched.sum(axis=0).max(initial=0))]
+    return _Roles(private, np.array(list(found), np.intp), lit, moving, still, on, members, always)
+
+
+def _switched(slot: Slot, gene: int, sizes: NDArray[np.int16]) -> NDArray[np.bool_] | None:
+    """Which choices of a gene leave a slot on; None where the gene decides anything else."""
+    keys = np.array(["" if op is None else op.key for op in slot.ops], object)
+    axis = slot.genes.index(gene)
+    table = np.moveaxis(keys.reshape([int(sizes[g]) for g in slot.genes]), axis, 0)
+    table = table.reshape(len(table), -1)
+    off = (table == "").all(axis=1)
+    lit = table[~off]
+    return ~off if len(lit) and (lit == lit[0]).all() and (lit != "").all() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,38 +129,34 @@ class _Group:
     locked: NDArray[np.float32]
 
 
+Part = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Gain of each slot's combinations, (N, S, C), and the share of each limit, (M, N, S, C)."""
+
+
 class Jumps:
     """Jumps of a space under limits; see the module.
 
     Attributes:
         shared: Indices of the genes that more than one slot, or none, depends on.
+        switches: Those of them that a jump decides.
     """
 
     def __init__(self, space: SearchSpace, limits: Limits) -> None:
         self._space, self._limits = space, limits
         self._sizes = cardinalities(space)
-        entries = np.zeros(len(self._sizes), np.int64)
-        for slot in space.slots:
-            entries[list(slot.genes)] += 1
-        self.shared = np.flatnonzero(entries != 1)
-        self._private = entries == 1
+        self._roles = _roles(space)  # type: ignore[arg-type]
+        self.shared = np.flatnonzero(~self._roles.private)
+        self.switches = self._roles.switches
         self._sums = [i for i, price in enumerate(limits.prices) if not price.maximum]
-        by_sizes: dict[tuple[int, ...], list[int]] = {}
-        for i, slot in enumerate(space.slots):
-            own = tuple(int(self._sizes[g]) for g in slot.genes if self._private[g])
-            if own:
-                by_sizes.setdefault(own, []).append(i)
-        self._groups = tuple(self._group(sizes, slots) for sizes, slots in by_sizes.items())
-        moving = {i for slots in by_sizes.values() for i in slots}
-        self._still = [i for i in range(len(space.slots)) if i not in moving]
+        self._groups = tuple(self._group(sizes, slots) for sizes, slots in self._roles.moving.items())
 
     def jump(
         self, bases: Genomes, gains: NDArray[np.float32], free: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[Genomes, NDArray[np.intp]]:
-        """Move the private genes of each base to the linear model's optimum within the limits.
+        """Move private genes and switches of each base to the linear model's optimum within the limits.
 
         Args:
-            bases: (N, G), with the shared genes as the result shall have them.
+            bases: (N, G), with the other shared genes as the result shall have them.
             gains: What each choice adds, (N, G, C).
             free: Which genes may change, (N, G); a held choice that breaks a limit on a maximum changes too.
             rng: Weighs several limits against each other.
@@ -93,19 +164,25 @@ class Jumps:
         Returns:
             The genomes that meet the limits, at most N, and the rows of ``bases`` they come from.
         """
-        parts = [self._utilities(group, bases, gains, free) for group in self._groups]
+        lit = bases.copy()
+        lit[:, self.switches] = self._roles.lit
+        parts = [self._utilities(group, bases, lit, gains, free) for group in self._groups]
         mix = rng.dirichlet(np.ones(len(self._sums)), len(bases)).astype(np.float32).T
         costs = [_mixed(shares, mix) for _, shares in parts]
-        room = self._room(bases)
+        switching = _freed(gains[:, self.switches], bases[:, self.switches], free[:, self.switches])
+        for w, gene in enumerate(self.switches):
+            switching[:, w, self._sizes[gene] :] = -np.inf
+        switching = switching[:, :, : self._roles.on.shape[2]]
+        room = self._room(lit)
         multiplier = np.zeros(len(bases), np.float32)
-        kept = self._best(parts, costs, multiplier)
-        done = _fits(parts, kept, room)
+        kept = self._best(parts, costs, switching, multiplier)
+        done = self._fits(parts, kept, room)
         found = done.copy()
         low, high = (np.full(len(bases), np.log(bound), np.float32) for bound in _MULTIPLIERS)
         for step in range(0 if done.all() else _BISECTIONS):
             middle = (low + high) / 2 if step else high
-            chosen = self._best(parts, costs, np.exp(middle))
-            fits = _fits(parts, chosen, room)
+            chosen = self._best(parts, costs, switching, np.exp(middle))
+            fits = self._fits(parts, chosen, room)
             for mine, new in zip(kept, chosen, strict=True):
                 np.copyto(mine, new, where=(fits & ~done)[:, None])
             found |= fits
@@ -114,12 +191,12 @@ class Jumps:
 
     def _group(self, sizes: tuple[int, ...], slots: Sequence[int]) -> _Group:
         chosen = [self._space.slots[i] for i in slots]
-        genes = [[g for g in slot.genes if self._private[g]] for slot in chosen]
+        genes = [[g for g in slot.genes if self._roles.private[g]] for slot in chosen]
         digits = list(itertools.product(*(range(size) for size in sizes)))
         weights = np.zeros((len(self._sizes), len(slots)))
         for s, slot in enumerate(chosen):
             stride = 1
-            for gene in reversed([g for g in slot.genes if not self._private[g]]):
+            for gene in reversed([g for g in slot.genes if not self._roles.private[g]]):
                 weights[gene, s] = stride
                 stride *= int(self._sizes[gene])
         sums = [self._table(i, slots) for i in self._sums]
@@ -147,44 +224,77 @@ class Jumps:
             slot = self._space.slots[i]
             values = price.slots.values[ends[i] - len(slot.ops) : ends[i]]
             values = values.reshape([int(self._sizes[g]) for g in slot.genes])
-            private = [bool(self._private[g]) for g in slot.genes]
+            private = [bool(self._roles.private[g]) for g in slot.genes]
             order = sorted(range(len(private)), key=private.__getitem__)
-            own = int(np.prod([self._sizes[g] for g in slot.genes if self._private[g]]))
+            own = int(np.prod([self._sizes[g] for g in slot.genes if self._roles.private[g]]))
             rows.append(values.transpose(order).reshape(-1, own) * price.scale / bound)
         tallest = max(len(row) for row in rows)
         return np.stack([np.pad(row, ((0, tallest - len(row)), (0, 0))) for row in rows])
 
     def _utilities(
-        self, group: _Group, bases: Genomes, gains: NDArray[np.float32], free: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Gain of each slot's combinations, (N, S, C), and the share of each limit, (M, N, S, C)."""
-        index = (bases.astype(np.float64) @ group.weights).astype(np.intp)
+        self,
+        group: _Group,
+        bases: Genomes,
+        lit: Genomes,
+        gains: NDArray[np.float32],
+        free: NDArray[np.bool_],
+    ) -> Part:
+        index = (lit.astype(np.float64) @ group.weights).astype(np.intp)
         places = np.arange(len(group.slots))
         utility = -group.locked[places, index]
         for p in range(group.genes.shape[1]):
             genes, digits = group.genes[:, p], group.digits[:, p]
-            here = gains[:, genes].copy()
-            stays = np.arange(here.shape[2]) == bases[:, genes, None]
-            here[~(stays | free[:, genes, None])] -= _LOCKED
-            utility += here[:, :, digits]
+            utility += _freed(gains[:, genes], bases[:, genes], free[:, genes])[:, :, digits]
         return utility, group.shares[:, places, index]
 
-    @staticmethod
     def _best(
-        parts: Sequence[Part], costs: Sequence[NDArray[np.float32]], multiplier: NDArray[np.float32]
+        self,
+        parts: Sequence[Part],
+        costs: Sequence[NDArray[np.float32]],
+        switching: NDArray[np.float32],
+        multiplier: NDArray[np.float32],
     ) -> list[NDArray[np.intp]]:
-        """The combination of each slot with the highest gain less its price, (N, S) per group."""
-        return [
-            (utility - multiplier[:, None, None] * cost).argmax(axis=2)
-            for (utility, _), cost in zip(parts, costs, strict=True)
-        ]
+        """What has the highest gain less its price: (N, S) combinations per group, (N, W) choices."""
+        chosen, worth = [], []
+        for (utility, _), cost in zip(parts, costs, strict=True):
+            values = utility - multiplier[:, None, None] * cost
+            best = values.argmax(axis=2)
+            chosen.append(best)
+            worth.append(np.take_along_axis(values, best[:, :, None], axis=2)[:, :, 0])
+        if not len(self.switches):
+            return [*chosen, np.zeros((len(multiplier), 0), np.intp)]
+        # A sum in a fixed order, and no product, whose kernel may depend on the batch.
+        sums = switching.copy()
+        together = np.concatenate(worth, axis=1)
+        for slots in self._roles.members:
+            sums += together[:, slots, None] * self._roles.on[slots, np.arange(len(slots))]
+        return [*chosen, sums.argmax(axis=2)]
 
-    def _room(self, bases: Genomes) -> NDArray[np.float32]:
+    def _fits(
+        self, parts: Sequence[Part], chosen: Sequence[NDArray[np.intp]], room: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        """Whether what is chosen stays within the room of every limit, (N,)."""
+        used = [
+            np.take_along_axis(shares, mine[None, :, :, None], axis=3)[..., 0]
+            for (_, shares), mine in zip(parts, chosen, strict=False)
+        ]
+        lit = self._lit(chosen[-1])
+        total = (np.concatenate(used, axis=2) * lit).sum(axis=2) if used else np.zeros_like(room)
+        return np.asarray((total <= room).all(axis=0))
+
+    def _lit(self, choices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """1 for each moving slot that is on, else 0, (N, S)."""
+        result = np.repeat(self._roles.always[None].astype(np.float32), len(choices), axis=0)
+        for w in range(choices.shape[1]):
+            result += self._roles.on[:, w, choices[:, w]].T
+        return result
+
+    def _room(self, lit: Genomes) -> NDArray[np.float32]:
         """What the slots without private genes leave of each limit on a sum, (M, N)."""
-        room = np.empty((len(self._sums), len(bases)), np.float32)
+        room = np.empty((len(self._sums), len(lit)), np.float32)
         for m, i in enumerate(self._sums):
             price = self._limits.prices[i]
-            still = price.slots.rows(bases)[:, self._still].sum(axis=1)
+            still = price.slots.rows(lit)[:, self._roles.still].sum(axis=1)
             room[m] = 1 - (price.offset + price.scale * still) / self._limits.limits[i]
         return room
 
@@ -192,15 +302,19 @@ class Jumps:
         self, bases: Genomes, kept: Sequence[NDArray[np.intp]], found: NDArray[np.bool_]
     ) -> tuple[Genomes, NDArray[np.intp]]:
         kids = bases.copy()
-        for group, combination in zip(self._groups, kept, strict=True):
+        for group, combination in zip(self._groups, kept, strict=False):
             for p in range(group.genes.shape[1]):
                 kids[:, group.genes[:, p]] = group.digits[combination, p]
+        kids[:, self.switches] = kept[-1]
         kids = canonical(self._space, kids)
         rows = np.flatnonzero(found & self._limits.meets(kids))
         return kids[rows], rows
 
 
-Part = tuple[NDArray[np.float32], NDArray[np.float32]]
+def _freed(gains: NDArray[np.float32], here: Genomes, free: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Gains (N, G, C) of some genes, with every choice but the present one locked where not free."""
+    stays = np.arange(gains.shape[2]) == here[:, :, None]
+    return gains - np.where(stays | free[:, :, None], np.float32(0), _LOCKED)
 
 
 def _mixed(shares: NDArray[np.float32], mix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -209,16 +323,6 @@ def _mixed(shares: NDArray[np.float32], mix: NDArray[np.float32]) -> NDArray[np.
     for share, weight in zip(shares, mix, strict=True):
         total += share if len(mix) == 1 else share * weight[:, None, None]
     return total
-
-
-def _fits(
-    parts: Sequence[Part], chosen: Sequence[NDArray[np.intp]], room: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Whether the chosen combinations stay within the room of every limit, (N,)."""
-    used = np.zeros_like(room)
-    for (_, shares), mine in zip(parts, chosen, strict=True):
-        used += np.take_along_axis(shares, mine[None, :, :, None], axis=3)[..., 0].sum(axis=2)
-    return np.asarray((used <= room).all(axis=0))
 
 
 def pairs(

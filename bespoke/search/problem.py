@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import AccuracyPredictor
+from bespoke.supernet.agreement import COVERAGE
 from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace
 from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import ConstraintInvalid, InvalidInput
@@ -40,8 +41,13 @@ class LatencyPricer(Protocol):
         """Latencies in ms, shape (N,)."""
         ...
 
-    def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper end of the 90% interval of predicted latencies, both (N,)."""
+    def interval_ms(
+        self, latency_ms: NDArray[np.float64], confidence: float = COVERAGE
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper end of the interval that holds this share of latencies, both (N,).
+
+        Both ends rise with the prediction.
+        """
         ...
 
 
@@ -52,13 +58,17 @@ class Constraint:
     Attributes:
         metric: One of ``METRICS``.
         limit: In the metric's unit; positive and finite.
+        confidence: Of a latency: the upper end of the interval that holds this share of latencies
+            is limited, and not the prediction. At least 0.5 and less than 1; None for a prediction.
 
     Raises:
-        ConstraintInvalid: There is no such metric, or the limit is no positive number.
+        ConstraintInvalid: There is no such metric, the limit is no positive number, or the
+            confidence is none or of a metric that is known exactly.
     """
 
     metric: str
     limit: float
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -66,6 +76,13 @@ class Constraint:
         number = isinstance(self.limit, int | float | np.number) and not isinstance(self.limit, bool)
         if not number or not math.isfinite(self.limit) or self.limit <= 0:
             raise ConstraintInvalid(self.metric, self.limit, "a positive, finite number")
+        if self.confidence is None:
+            return
+        if self.metric != "latency_ms":
+            raise ConstraintInvalid(self.metric, self.limit, "a confidence with latency_ms only")
+        share = isinstance(self.confidence, int | float | np.number) and not isinstance(self.confidence, bool)
+        if not share or not 0.5 <= self.confidence < 1:
+            raise ConstraintInvalid("confidence", self.confidence, "a number from 0.5 to less than 1")
 
 
 @dataclass(frozen=True)

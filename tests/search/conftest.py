@@ -21,8 +21,9 @@ class MadeUpLatency:
     def latency_ms(self, genomes: Genomes) -> np.ndarray:
         return self.overhead_ms + self.slots.total(genomes)
 
-    def interval_ms(self, latency_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return 0.9 * latency_ms, 1.1 * latency_ms
+    def interval_ms(self, latency_ms: np.ndarray, confidence: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        half = confidence / 9
+        return (1 - half) * latency_ms, (1 + half) * latency_ms
 
 
 @pytest.fixture(scope="session")

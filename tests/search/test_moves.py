@@ -80,9 +80,9 @@ def test_a_jump_without_locks_finds_the_optimum_of_the_linear_model() -> None:
     limits = Limits(Problem(space, predictor))
     base = genomes[100:101]
     gains = predictor.gains(base)
-    # Expansion is shared by a stage, so only kernels may move.
+    # Expansion is shared by a stage, so only kernels and depths may move.
     found, _ = Jumps(space, limits).jump(base, gains, np.ones_like(base, np.bool_), rng)
-    same = (genomes[:, 4:] == base[:, 4:]).all(axis=1)
+    same = (genomes[:, [4, 5, 8]] == base[:, [4, 5, 8]]).all(axis=1)
     rivals = genomes[same]
     worth = np.where(space.active(rivals), gains[0][np.arange(9), rivals], 0).sum(axis=1)
     np.testing.assert_array_equal(found[0], rivals[worth.argmax()])
