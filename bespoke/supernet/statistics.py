@@ -45,6 +45,7 @@ _OWN_CHOICES: Mapping[str, tuple[str, ...]] = {
     "expansion_bn": ("resolution",),
     "depthwise_bn": ("resolution", "kernel"),
 }
+_ALL_OWN = ("resolution", "kernel", "expand", "width", "stem_width")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def table_layout(space: SearchSpace) -> dict[str, SiteLayout]:
     for slot in space.slots:
         widest = max((op for op in slot.ops if op), key=lambda op: (op.mid_channels, op.out_channels))
         for site, channels in norm_sites(widest):
-            own = _OWN_CHOICES.get(site.rpartition(".")[2], ("resolution", "kernel", "expand"))
+            own = _OWN_CHOICES.get(site.rpartition(".")[2], _ALL_OWN)
             # How many blocks of its own stage come after it does not concern a layer.
             genes = before.difference(slot.genes) | {g for g in slot.genes if names[g] in own}
             choices = [int(offsets[g]) + c for g in sorted(genes) for c in range(int(sizes[g]))]
