@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.training.processes import Group
+
+REPOSITORY = Path(__file__).parents[3]
+RUN = "tests.supernet.training.train_run"
+
+
+def finished(folder: Path, statistics: str, out: Path, *launcher: str) -> None:
+    command = [sys.executable, *launcher, "-m", RUN, str(folder), statistics, str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, timeout=300)
+
+
+def test_a_run_that_is_killed_at_any_step_ends_with_the_same_weights_to_the_bit(tmp_path: Path) -> None:
+    finished(tmp_path / "unbroken", "batch", tmp_path / "a")
+    command = [sys.executable, "-m", RUN, str(tmp_path / "killed"), "batch", str(tmp_path / "b")]
+    for last_words in ("largest: step 4/6", "depth: step 3/6", "expand: step 5/12"):
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert any(last_words in line for line in process.stdout)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "b.0").exists()
+    finished(tmp_path / "killed", "batch", tmp_path / "b")
+    unbroken, resumed = load_file(tmp_path / "a.0"), load_file(tmp_path / "b.0")
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+
+
+def test_two_processes_with_half_the_batch_give_the_weights_of_one(tmp_path: Path) -> None:
+    finished(tmp_path / "one", "frozen", tmp_path / "one-weights")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finished(tmp_path / "two", "frozen", tmp_path / "two-weights", *launcher)
+    one = load_file(tmp_path / "one-weights.0")
+    for rank in (0, 1):
+        two = load_file(tmp_path / f"two-weights.{rank}")
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_shares_of_a_batch_cover_it_without_overlap() -> None:
+    batch = list(range(6))
+    assert [batch[Group(rank, 3).share(6)] for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="multiple"):
+        Group(0, 2).share(5)
