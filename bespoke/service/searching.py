@@ -79,7 +79,8 @@ def _table(place: Workplace, request: SearchRequest) -> LatencyTable | None:
 def _predicted(best: Candidate) -> dict[str, Any]:
     whole = ("macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
     return {
-        "top1": best.top1,
+        # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
+        "top1": min(1.0, max(0.0, best.top1)),
         "top1_interval": list(best.top1_interval),
         "latency_ms": best.metrics.get("latency_ms"),
         "latency_interval_ms": list(best.latency_interval_ms) if best.latency_interval_ms else None,
