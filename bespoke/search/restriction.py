@@ -169,22 +169,10 @@ class _Predictor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Linearised:
+class _Linearised(_Predictor):
     """A predictor of the base that tells gains, for a restricted space."""
 
     base: LinearisedPredictor
-    space: RestrictedSpace
-
-    @property
-    def revision(self) -> str:
-        return self.base.revision
-
-    @property
-    def half_width(self) -> float:
-        return self.base.half_width
-
-    def top1(self, genomes: Genomes) -> NDArray[np.float64]:
-        return self.base.top1(self.space.widened(genomes))
 
     def gains(self, genomes: Genomes) -> NDArray[np.float32]:
         return self.space.choices_of(self.base.gains(self.space.widened(genomes)))
