@@ -1,0 +1,81 @@
+"""What comes in and what goes out, as JSON. Unknown fields and loose types are refused."""
+
+from __future__ import annotations
+
+from bespoke.service.schemas.campaigns import (
+    Campaign,
+    CampaignAgent,
+    CampaignRequest,
+    Campaigns,
+    CampaignState,
+    Check,
+    CheckRequest,
+    Progress,
+)
+from bespoke.service.schemas.common import ApiName, Request, RevisionName, SupernetName
+from bespoke.service.schemas.devices import Device, DeviceRequest, Devices, Profile
+from bespoke.service.schemas.health import Health, Readiness
+from bespoke.service.schemas.jobs import Job
+from bespoke.service.schemas.leases import (
+    Heartbeat,
+    Lease,
+    LeaseEntry,
+    LeaseRequest,
+    Reported,
+    ReportRequest,
+    Result,
+)
+from bespoke.service.schemas.searches import Caution, Constraints, Effort, Search, SearchRequest
+from bespoke.service.schemas.subnets import Input, Links, Manifest, Predicted, Revisions, Statistics, Subnet
+from bespoke.service.schemas.supernets import Supernet, Supernets, SupernetSummary
+from bespoke.service.schemas.tables import FewShotChoice, FewShotRequest, Source, Table, TableLinks, Tables
+
+__all__ = [
+    "ApiName",
+    "Campaign",
+    "CampaignAgent",
+    "CampaignRequest",
+    "CampaignState",
+    "Campaigns",
+    "Caution",
+    "Check",
+    "CheckRequest",
+    "Constraints",
+    "Device",
+    "DeviceRequest",
+    "Devices",
+    "Effort",
+    "FewShotChoice",
+    "FewShotRequest",
+    "Health",
+    "Heartbeat",
+    "Input",
+    "Job",
+    "Lease",
+    "LeaseEntry",
+    "LeaseRequest",
+    "Links",
+    "Manifest",
+    "Predicted",
+    "Profile",
+    "Progress",
+    "Readiness",
+    "ReportRequest",
+    "Reported",
+    "Request",
+    "Result",
+    "RevisionName",
+    "Revisions",
+    "Search",
+    "SearchRequest",
+    "Source",
+    "Statistics",
+    "Subnet",
+    "Supernet",
+    "SupernetName",
+    "SupernetSummary",
+    "Supernets",
+    "Table",
+    "TableLinks",
+    "Tables",
+]

@@ -1,0 +1,23 @@
+"""Jobs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime
+
+from bespoke.service.schemas.common import Outgoing
+
+
+class Job(Outgoing):
+    """The run of a task."""
+
+    id: str
+    kind: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: float
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
