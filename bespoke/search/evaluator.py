@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, Join, minimise, slot_factors
-from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem
+from bespoke.search.problem import Candidate, Constraint, LatencyPricer, Problem, latency_of
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, SearchSpace, decode
 from bespoke.supernet.cost import (
@@ -34,7 +34,7 @@ class Price:
     """How one metric follows from the slots: ``offset + scale * (sum or maximum of the slots)``.
 
     Attributes:
-        metric: One of ``METRICS``.
+        metric: One of ``METRICS``, or ``latency_ms:NAME`` of a named device.
         slots: A number per slot.
         scale: Positive.
         offset: What every architecture costs.
@@ -68,13 +68,27 @@ class Price:
         return (limit - self.offset) / self.scale
 
 
-def prices(space: SearchSpace, latency: LatencyPricer | None) -> dict[str, Price]:
-    """How to price each metric of a space, in the order of ``METRICS``; the latency where known."""
-    own = _cost_prices(space)  # type: ignore[arg-type]
-    if latency is None:
-        return dict(own)
+def prices(
+    space: SearchSpace, latency: LatencyPricer | None, devices: Mapping[str, LatencyPricer] | None = None
+) -> dict[str, Price]:
+    """How to price each metric of a space, in the order of ``METRICS``.
+
+    Args:
+        space: The space.
+        latency: Prices ``latency_ms``; without it there is none in the result.
+        devices: Prices ``latency_ms:NAME`` of each named device, behind all others.
+    """
+    found = dict(_cost_prices(space))  # type: ignore[arg-type]
+    if latency is not None:
+        found = {"latency_ms": _latency_price("latency_ms", latency), **found}
+    for device, pricer in (devices or {}).items():
+        found[latency_of(device)] = _latency_price(latency_of(device), pricer)
+    return found
+
+
+def _latency_price(name: str, latency: LatencyPricer) -> Price:
     exact = None if latency.additive else latency.latency_ms
-    return {"latency_ms": Price("latency_ms", latency.slots, offset=latency.overhead_ms, exact=exact), **own}
+    return Price(name, latency.slots, offset=latency.overhead_ms, exact=exact)
 
 
 def scaled_to(space: SearchSpace, price: Price, limit: float) -> Price:
@@ -108,20 +122,22 @@ def _cost_ranges(space: SearchSpace) -> Mapping[str, tuple[float, float]]:
     return {name: _range(space, price) for name, price in own.items()}
 
 
-def feasible_ranges(space: SearchSpace, latency: LatencyPricer | None) -> dict[str, tuple[float, float]]:
+def feasible_ranges(
+    space: SearchSpace, latency: LatencyPricer | None, devices: Mapping[str, LatencyPricer] | None = None
+) -> dict[str, tuple[float, float]]:
     """The exact smallest and largest value of each metric over the whole space.
 
     Args:
         space: The space.
         latency: Prices latencies; without it there is no ``latency_ms`` in the result.
+        devices: Prices those of named devices.
 
     Returns:
-        (smallest, largest) by metric, in the order of ``METRICS``.
+        (smallest, largest) by metric, in the order of ``prices``.
     """
-    found = dict(_cost_ranges(space))  # type: ignore[arg-type]
-    if latency is not None:
-        found["latency_ms"] = _range(space, prices(space, latency)["latency_ms"])
-    return {name: found[name] for name in METRICS if name in found}
+    known: Mapping[str, tuple[float, float]] = _cost_ranges(space)  # type: ignore[arg-type]
+    priced = prices(space, latency, devices)
+    return {name: known[name] if name in known else _range(space, price) for name, price in priced.items()}
 
 
 def _range(space: SearchSpace, price: Price) -> tuple[float, float]:
@@ -160,11 +176,11 @@ class Limits:
     """
 
     def __init__(self, problem: Problem) -> None:
-        known = prices(problem.space, problem.latency)
+        known = prices(problem.space, problem.latency, problem.devices)
         self.constraints: Sequence[Constraint] = problem.constraints
-        self.limits = np.array([_predicted_limit(c, problem.latency) for c in problem.constraints])
+        self.limits = np.array([_predicted_limit(c, problem.pricer(c)) for c in problem.constraints])
         self.prices = tuple(
-            scaled_to(problem.space, known[c.metric], limit)
+            scaled_to(problem.space, known[c.name], limit)
             for c, limit in zip(problem.constraints, self.limits.tolist(), strict=True)
         )
 
@@ -206,11 +222,11 @@ def _predicted_limit(constraint: Constraint, latency: LatencyPricer | None) -> f
 
 def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) -> tuple[Candidate, ...]:
     """Everything that is known of a few genomes, in their order."""
-    known = {name: price.of(genomes) for name, price in prices(problem.space, problem.latency).items()}
+    priced = prices(problem.space, problem.latency, problem.devices)
+    known = {name: price.of(genomes) for name, price in priced.items()}
     half = problem.predictor.half_width
-    low_ms = high_ms = None
-    if problem.latency is not None:
-        low_ms, high_ms = problem.latency.interval_ms(known["latency_ms"])
+    own = _interval_ms(problem.latency, known["latency_ms"]) if problem.latency else None
+    others = {n: _interval_ms(pricer, known[latency_of(n)]) for n, pricer in problem.devices.items()}
     space, places = of_base(problem.space, genomes)
     return tuple(
         Candidate(
@@ -218,9 +234,13 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
             top1=float(top1[i]),
             top1_interval=(max(0.0, float(top1[i]) - half), min(1.0, float(top1[i]) + half)),
             metrics={name: float(values[i]) for name, values in known.items()},
-            latency_interval_ms=None
-            if low_ms is None or high_ms is None
-            else (float(low_ms[i]), float(high_ms[i])),
+            latency_interval_ms=own[i] if own else None,
+            latency_intervals_ms={name: intervals[i] for name, intervals in others.items()},
         )
         for i in range(len(genomes))
     )
+
+
+def _interval_ms(latency: LatencyPricer, predicted_ms: NDArray[np.float64]) -> list[tuple[float, float]]:
+    low, high = latency.interval_ms(predicted_ms)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

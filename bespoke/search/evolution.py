@@ -290,8 +290,8 @@ def _front(problem: Problem, seen: _Seen) -> tuple[Candidate, ...]:
     genomes, top1 = seen.genomes, seen.top1
     inside = Limits(problem).meets(genomes)
     genomes, top1 = genomes[inside], top1[inside]
-    known = prices(problem.space, problem.latency)
-    limited = problem.constraints[0].metric if problem.constraints else "macs"
+    known = prices(problem.space, problem.latency, problem.devices)
+    limited = problem.constraints[0].name if problem.constraints else "macs"
     price = known["latency_ms" if problem.latency else limited].of(genomes)
     order = np.lexsort((price, -top1))
     cheapest = np.minimum.accumulate(np.append(np.inf, price[order]))[:-1]

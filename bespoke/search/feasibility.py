@@ -146,13 +146,14 @@ def infeasible_document(error: BudgetInfeasible) -> dict[str, Any]:
 
 
 def _infeasible(problem: Problem, limits: Limits, nearest: Genomes) -> BudgetInfeasible:
-    ranges = feasible_ranges(problem.space, problem.latency)
+    ranges = feasible_ranges(problem.space, problem.latency, problem.devices)
     values, feasible = {}, {}
     for price, constraint in zip(limits.prices, limits.constraints, strict=True):
+        pricer = problem.pricer(constraint)
         known = (float(price.of(nearest[None])[0]), *ranges[price.metric])
-        values[price.metric], low, high = (limited_value(constraint, v, problem.latency) for v in known)
+        values[price.metric], low, high = (limited_value(constraint, v, pricer) for v in known)
         feasible[price.metric] = (low, high)
-    asked = {c.metric: float(c.limit) for c in limits.constraints}
+    asked = {c.name: float(c.limit) for c in limits.constraints}
     space, places = of_base(problem.space, nearest[None])
     return BudgetInfeasible(
         limits=asked,

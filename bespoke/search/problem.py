@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,11 @@ from bespoke.supernet.errors import ConstraintInvalid, InvalidInput
 
 METRICS = ("latency_ms", "macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
 """What can be limited. ``flops`` is 2 x ``macs``."""
+
+
+def latency_of(device: str) -> str:
+    """The key of a named device's latency among metrics."""
+    return f"latency_ms:{device}"
 
 
 class LatencyPricer(Protocol):
@@ -60,15 +66,22 @@ class Constraint:
         limit: In the metric's unit; positive and finite.
         confidence: Of a latency: the upper end of the interval that holds this share of latencies
             is limited, and not the prediction. At least 0.5 and less than 1; None for a prediction.
+        device: Of a latency: which of the problem's named devices it is about; None for the main one.
 
     Raises:
-        ConstraintInvalid: There is no such metric, the limit is no positive number, or the
-            confidence is none or of a metric that is known exactly.
+        ConstraintInvalid: There is no such metric, the limit is no positive number, the confidence
+            is none, or a confidence or a device comes with another metric than a latency.
     """
 
     metric: str
     limit: float
     confidence: float | None = None
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric's key in answers: ``latency_ms:NAME`` on a named device, else the metric."""
+        return latency_of(self.device) if self.device is not None else self.metric
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -76,6 +89,11 @@ class Constraint:
         number = isinstance(self.limit, int | float | np.number) and not isinstance(self.limit, bool)
         if not number or not math.isfinite(self.limit) or self.limit <= 0:
             raise ConstraintInvalid(self.metric, self.limit, "a positive, finite number")
+        if self.device is not None:
+            if self.metric != "latency_ms":
+                raise ConstraintInvalid(self.metric, self.limit, "a device with latency_ms only")
+            if not isinstance(self.device, str) or not self.device:
+                raise ConstraintInvalid("device", self.device, "the name of a device")
         if self.confidence is None:
             return
         if self.metric != "latency_ms":
@@ -115,13 +133,14 @@ class Problem:
     Attributes:
         space: Where to search.
         predictor: Of the accuracy.
-        constraints: Limits, at most one a metric; all of them must hold.
-        latency: Prices latencies; needed where one is limited.
+        constraints: Limits, at most one a metric (and named device); all of them must hold.
+        latency: Prices latencies on the main device; needed where its latency is limited.
         seed: Decides everything that is random.
         effort: How long to search.
+        devices: Prices latencies on further devices, by their names.
 
     Raises:
-        ConstraintInvalid: Two limits on one metric, or a latency limit without a pricer.
+        ConstraintInvalid: Two limits on one metric, or a latency limit without its pricer.
     """
 
     space: SearchSpace
@@ -130,16 +149,23 @@ class Problem:
     latency: LatencyPricer | None = None
     seed: int = 0
     effort: Effort = Effort()
+    devices: Mapping[str, LatencyPricer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [constraint.metric for constraint in self.constraints]
-        for constraint in self.constraints:
-            if names.count(constraint.metric) > 1:
-                raise ConstraintInvalid(constraint.metric, constraint.limit, "one limit a metric")
-            if constraint.metric == "latency_ms" and self.latency is None:
+        names = [constraint.name for constraint in self.constraints]
+        for c in self.constraints:
+            if names.count(c.name) > 1:
+                raise ConstraintInvalid(c.name, c.limit, "one limit a metric")
+            if c.device is not None and c.device not in self.devices:
+                raise ConstraintInvalid(c.name, c.limit, f"one of the devices {sorted(self.devices)}")
+            if c.name == "latency_ms" and self.latency is None:
                 raise ConstraintInvalid(
-                    "latency_ms", constraint.limit, "a latency limit only together with a latency table"
+                    "latency_ms", c.limit, "a latency limit only together with a latency table"
                 )
+
+    def pricer(self, constraint: Constraint) -> LatencyPricer | None:
+        """Who prices the latency that a constraint is about; None where there is none."""
+        return self.latency if constraint.device is None else self.devices[constraint.device]
 
 
 @dataclass(frozen=True)
@@ -150,8 +176,10 @@ class Candidate:
         architecture: Canonical.
         top1: Predicted, in [0, 1].
         top1_interval: The predictor's 90% interval, cut to [0, 1].
-        metrics: Every metric of ``METRICS``; ``latency_ms`` only where the problem has a pricer.
-        latency_interval_ms: The table's 90% interval; None without a pricer.
+        metrics: Every metric of ``METRICS``; ``latency_ms`` only where the problem has a main pricer,
+            and ``latency_ms:NAME`` of each named device.
+        latency_interval_ms: The table's 90% interval; None without a main pricer.
+        latency_intervals_ms: Those of the named devices' tables, by name.
     """
 
     architecture: Architecture
@@ -159,6 +187,7 @@ class Candidate:
     top1_interval: tuple[float, float]
     metrics: dict[str, float]
     latency_interval_ms: tuple[float, float] | None
+    latency_intervals_ms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

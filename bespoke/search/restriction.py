@@ -213,6 +213,7 @@ def restrict(problem: Problem, allowed: Mapping[str, Sequence[float]]) -> Proble
         space=space,
         predictor=_Linearised(own, space) if isinstance(own, LinearisedPredictor) else _Predictor(own, space),
         latency=_Latency(problem.latency, space) if problem.latency else None,
+        devices={name: _Latency(pricer, space) for name, pricer in problem.devices.items()},
     )
 
 
