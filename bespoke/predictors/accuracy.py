@@ -53,6 +53,11 @@ class AccuracyPredictor(Protocol):
         """Half width of the 90% conformal interval, in absolute top-1."""
         ...
 
+    @property
+    def selection_bias(self) -> float:
+        """By how much a searched architecture is predicted too high on average, in absolute top-1."""
+        ...
+
     def top1(self, genomes: Genomes) -> NDArray[np.float64]:
         """Predict the top-1 in [0, 1] of each genome, shape (N,)."""
         ...
@@ -188,6 +193,8 @@ class MlpPredictor:
         networks: The members of the ensemble.
         half_width: 90% conformal half width, in absolute top-1.
         card: How good it is and where it comes from: plain JSON, e.g. ``kendall_tau`` and ``rmse``.
+        selection_bias: By how much architectures that a search chose for their prediction are
+            predicted too high on average, in absolute top-1; 0 where nobody measured it.
 
     Raises:
         InvalidInput: The layers do not fit the encoding or one another.
@@ -198,13 +205,14 @@ class MlpPredictor:
     networks: tuple[Network, ...]
     half_width: float
     card: Mapping[str, Any] = field(default_factory=dict)
+    selection_bias: float = 0.0
 
     def __post_init__(self) -> None:
         _, features = self.encoding.features(self.space)
-        if not self.networks or not self.half_width >= 0:
+        if not self.networks or not (self.half_width >= 0 and self.selection_bias >= 0):
             raise InvalidInput(
-                f"accuracy predictor: got {len(self.networks)} networks and half width {self.half_width}; "
-                "expected at least one network and a half width of 0 or more"
+                f"accuracy predictor: got {len(self.networks)} networks, half width {self.half_width} and "
+                f"selection bias {self.selection_bias}; expected at least one network, and 0 or more"
             )
         for network in self.networks:
             widths = [layer.weight.shape for layer in network]
@@ -216,9 +224,11 @@ class MlpPredictor:
 
     @cached_property
     def revision(self) -> str:
-        """sha256 of the tensors, the encoding and the half width, in hex."""
+        """sha256 of the tensors, the encoding, the half width and the bias, in hex."""
         tensors = save_tensors(self._tensors())
-        text = json.dumps([self.encoding.to_json(), self.half_width], sort_keys=True)
+        told = [self.encoding.to_json(), self.half_width]
+        # A predictor without a bias keeps the revision that it had before there was one.
+        text = json.dumps([*told, self.selection_bias] if self.selection_bias else told, sort_keys=True)
         return hashlib.sha256(text.encode() + tensors).hexdigest()
 
     def top1(self, genomes: Genomes) -> NDArray[np.float64]:
@@ -247,6 +257,15 @@ class MlpPredictor:
         result: NDArray[np.float32] = slopes[:, table]
         return result
 
+    def corrected(self, top1: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What predictions of searched architectures mean: less the selection bias, shape (N,)."""
+        return np.asarray(top1) - self.selection_bias
+
+    def spread(self, genomes: Genomes) -> NDArray[np.float64]:
+        """How far the networks of the ensemble are apart: their standard deviation, shape (N,)."""
+        members = [replace(self, networks=(network,)).top1(genomes) for network in self.networks]
+        return np.asarray(np.std(members, axis=0))
+
     def for_space(self, space: SearchSpace) -> MlpPredictor:
         """The same predictor for a space that differs in its resolutions only."""
         return self if space == self.space else replace(self, space=space)
@@ -260,11 +279,12 @@ class MlpPredictor:
             "encoding": self.encoding.to_json(),
             "networks": [len(network) for network in self.networks],
             "half_width": self.half_width,
+            "selection_bias": self.selection_bias,
             "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
             "card": dict(self.card),
         }
-        path.with_suffix(".safetensors").write_bytes(tensors)
-        path.write_text(json.dumps(header, indent=1, sort_keys=True) + "\n")
+        _replace(path.with_suffix(".safetensors"), tensors)
+        _replace(path, (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
 
     @cached_property
     def _feature_table(self) -> tuple[NDArray[np.int64], int]:
@@ -377,12 +397,19 @@ def _read_json(path: Path, space: SearchSpace) -> MlpPredictor:
         )
         encoding, own = Encoding.from_json(header["encoding"]), header["space"]
         half_width, card = float(header["half_width"]), dict(header["card"])
+        bias = float(header.get("selection_bias", 0.0))
     except OSError as error:
         raise FileInvalid(path, f"cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise FileInvalid(path, f"is damaged: {type(error).__name__}: {error}") from error
     _same_network(own, space)
-    return MlpPredictor(space, encoding, networks, half_width, card)
+    return MlpPredictor(space, encoding, networks, half_width, card, bias)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def _same_network(own: Mapping[str, Any], space: SearchSpace) -> None:

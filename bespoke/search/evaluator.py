@@ -224,7 +224,7 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
     """Everything that is known of a few genomes, in their order."""
     priced = prices(problem.space, problem.latency, problem.devices)
     known = {name: price.of(genomes) for name, price in priced.items()}
-    half = problem.predictor.half_width
+    half, bias = problem.predictor.half_width, problem.predictor.selection_bias
     own = _interval_ms(problem.latency, known["latency_ms"]) if problem.latency else None
     others = {n: _interval_ms(pricer, known[latency_of(n)]) for n, pricer in problem.devices.items()}
     space, places = of_base(problem.space, genomes)
@@ -232,7 +232,7 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
         Candidate(
             architecture=decode(space, places[i]),
             top1=float(top1[i]),
-            top1_interval=(max(0.0, float(top1[i]) - half), min(1.0, float(top1[i]) + half)),
+            top1_interval=(max(0.0, float(top1[i]) - bias - half), min(1.0, float(top1[i]) + half)),
             metrics={name: float(values[i]) for name, values in known.items()},
             latency_interval_ms=own[i] if own else None,
             latency_intervals_ms={name: intervals[i] for name, intervals in others.items()},

@@ -175,7 +175,8 @@ class Candidate:
     Attributes:
         architecture: Canonical.
         top1: Predicted, in [0, 1].
-        top1_interval: The predictor's 90% interval, cut to [0, 1].
+        top1_interval: The predictor's 90% interval, its lower end moved by the selection bias, cut to
+            [0, 1].
         metrics: Every metric of ``METRICS``; ``latency_ms`` only where the problem has a main pricer,
             and ``latency_ms:NAME`` of each named device.
         latency_interval_ms: The table's 90% interval; None without a main pricer.

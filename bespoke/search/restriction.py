@@ -164,6 +164,10 @@ class _Predictor:
     def half_width(self) -> float:
         return self.base.half_width
 
+    @property
+    def selection_bias(self) -> float:
+        return self.base.selection_bias
+
     def top1(self, genomes: Genomes) -> NDArray[np.float64]:
         return self.base.top1(self.space.widened(genomes))
 

@@ -146,7 +146,8 @@ class Opaque:
 
     inner: MlpPredictor
     revision: str = "opaque"
-    half_width: float = 0.5
+    half_width: float = 0.25
+    selection_bias: float = 0.125
 
     def top1(self, genomes: Genomes) -> np.ndarray:
         return self.inner.top1(genomes)
@@ -159,7 +160,11 @@ def test_a_predictor_without_gains_is_searched_too(
     guided = search(Problem(space, predictor, limits, latency))
     opaque = search(Problem(space, Opaque(predictor), limits, latency))
     assert opaque.best.top1 > guided.best.top1 - 0.005
-    assert opaque.best.top1_interval == (max(0.0, opaque.best.top1 - 0.5), min(1.0, opaque.best.top1 + 0.5))
+    # The lower end allows for the search having chosen what is predicted too high.
+    assert opaque.best.top1_interval == (
+        max(0.0, opaque.best.top1 - 0.375),
+        min(1.0, opaque.best.top1 + 0.25),
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-6, 0.01])
