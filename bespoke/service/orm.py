@@ -14,6 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "ApiKey",
+    "ArchiveRow",
     "ArtifactRow",
     "Base",
     "Campaign",
@@ -27,6 +28,7 @@ __all__ = [
     "StoredSubnet",
     "StoredTable",
     "SubnetModel",
+    "Verification",
     "Worker",
     "open_database",
 ]
@@ -71,6 +73,7 @@ class Base(DeclarativeBase):
         datetime: UtcTime,
         dict[str, Any]: Json,
         list[str]: Json,
+        list[Any]: Json,
         str: sa.String(255),
         bytes: sa.LargeBinary,
     }
@@ -105,8 +108,9 @@ class Device(Base):
 class Campaign(Base):
     """A stored run of a profiling plan.
 
-    ``purpose`` is ``table`` (it makes a revision) or ``check`` (it compares sentinels with
-    ``base_table``, and ``result`` says how). A ``table`` campaign has as ``base_table`` the revision
+    ``purpose`` is ``table`` (it makes a revision), ``check`` (it compares sentinels with
+    ``base_table``, and ``result`` says how) or ``verify`` (it measures what a search found with
+    ``base_table``, as they are shipped). A ``table`` campaign has as ``base_table`` the revision
     whose ops it took as known, unless ``use_base`` is off or there was none.
     """
 
@@ -265,7 +269,11 @@ class SubnetModel(Base):
 
 
 class Search(Base):
-    """A search, with all that is needed to ask it again."""
+    """A search, with all that is needed to ask it again.
+
+    ``request_digest`` is over the request and all revisions behind its answer; ``archive`` is the digest of
+    the archive that it was looked up in, None where it was searched.
+    """
 
     __tablename__ = "searches"
 
@@ -275,6 +283,40 @@ class Search(Base):
     evaluations: Mapped[int]
     generations: Mapped[int]
     duration_s: Mapped[float]
+    request_digest: Mapped[str | None] = mapped_column(index=True)
+    archive: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class ArchiveRow(Base):
+    """One generation of the front that is kept for a supernet, a latency table and a predictor.
+
+    ``table_revision`` is empty for the front without a device; the archive is ``settled`` once a further
+    generation has found next to nothing.
+    """
+
+    __tablename__ = "archives"
+
+    supernet_digest: Mapped[str] = mapped_column(primary_key=True)
+    table_revision: Mapped[str] = mapped_column(primary_key=True)
+    predictor_revision: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    settled: Mapped[bool]
+    members: Mapped[bytes]
+    created_at: Mapped[datetime]
+
+
+class Verification(Base):
+    """What a search was verified by: its job says how far it is, ``rounds`` what was found on the way."""
+
+    __tablename__ = "verifications"
+
+    search_id: Mapped[str] = mapped_column(sa.ForeignKey("searches.id"), primary_key=True)
+    kind: Mapped[str]
+    job_id: Mapped[str]
+    rounds: Mapped[list[Any]]
+    result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
 
 
