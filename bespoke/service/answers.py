@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from bespoke.service import orm, schemas
 from bespoke.service.store import Store
 
-__all__ = ["campaign", "device", "search", "subnet", "table", "table_content"]
+__all__ = ["campaign", "device", "search", "subnet", "table", "table_content", "warnings_of"]
 
 MOST_SEARCHES = 100
+NOT_CAMPAIGNS = ("networks", "few-shot")
+"""Sources of tables that a log of whole networks made: it tells no durations, nor sentinels."""
 
 
 def device(row: orm.Device, store: Store) -> schemas.Device:
@@ -95,7 +98,7 @@ def table(row: orm.StoredTable, current: bool) -> schemas.Table:
         current=current,
         stale=row.stale is not None,
         stale_reason=row.stale,
-        quality=row.quality,
+        quality=_card(row),
         campaign_id=row.campaign_id,
         checked_at=row.checked_at,
         created_at=row.created_at,
@@ -103,6 +106,14 @@ def table(row: orm.StoredTable, current: bool) -> schemas.Table:
             content=here, csv=f"{here}?format=csv", ofa=f"{here}?format=ofa", plot=f"{here}/quality.png"
         ),
     )
+
+
+def _card(row: orm.StoredTable) -> dict[str, Any] | None:
+    """A table's quality card; null where a log of networks did not tell what a campaign measures."""
+    if row.quality is None or row.source not in NOT_CAMPAIGNS:
+        return row.quality
+    unknown = {"duration_s": None, "drift": None, "repeat_mape": row.quality.get("repeat_mape") or None}
+    return {**row.quality, **unknown}
 
 
 def table_content(row: orm.StoredTable, content: dict[str, Any], current: bool) -> dict[str, Any]:
@@ -127,9 +138,13 @@ def subnet(row: orm.StoredSubnet) -> schemas.Subnet:
         architecture=row.architecture,
         predicted=schemas.Predicted(**row.predicted),
         device_id=row.device_id,
+        precision=cast(schemas.Precision, row.precision),
         statistics=cast(schemas.Statistics, row.statistics),
         revisions=schemas.Revisions(
-            table=row.table_revision, predictor=row.predictor_revision, supernet=row.supernet_digest
+            table=row.table_revision,
+            tables=row.tables or {},
+            predictor=row.predictor_revision,
+            supernet=row.supernet_digest,
         ),
         links=schemas.Links(model=f"{here}/model.onnx", manifest=f"{here}/manifest"),
         created_at=row.created_at,
@@ -137,12 +152,18 @@ def subnet(row: orm.StoredSubnet) -> schemas.Subnet:
 
 
 def search(row: orm.Search, found: orm.StoredSubnet, store: Store) -> schemas.Search:
-    """A search with its subnet, and what its table is worth by now."""
+    """A search with all that it found, and what its tables are worth by now."""
+    answer = row.answer or {}
+    alternatives, front = answer.get("alternatives") or [], answer.get("front")
+    others = store.subnets([*alternatives, *(front["members"] if front else [])])
     return schemas.Search(
         id=row.id,
         request=row.request,
         subnet=subnet(found),
-        warnings=_warnings(found, store),
+        limits=[schemas.LimitUse(**one) for one in answer.get("limits") or []],
+        alternatives=[subnet(others[one]) for one in alternatives],
+        front=_front(front, others) if front else None,
+        warnings=warnings_of([found], store),
         evaluations=row.evaluations,
         generations=row.generations,
         duration_s=row.duration_s,
@@ -150,19 +171,39 @@ def search(row: orm.Search, found: orm.StoredSubnet, store: Store) -> schemas.Se
     )
 
 
-def _warnings(found: orm.StoredSubnet, store: Store) -> list[schemas.Caution]:
-    row = store.table_state(found.device_id, found.supernet, found.table_revision)
-    if row is None:
-        return []
+def _front(front: Mapping[str, Any], rows: Mapping[str, orm.StoredSubnet]) -> schemas.Front:
+    members = [
+        schemas.FrontMember(
+            subnet_id=one,
+            architecture=rows[one].architecture,
+            predicted=schemas.Predicted(**rows[one].predicted),
+        )
+        for one in front["members"]
+    ]
+    return schemas.Front(**{**front, "members": members})
+
+
+def warnings_of(found: Iterable[orm.StoredSubnet], store: Store) -> list[schemas.Caution]:
+    """What speaks against the tables behind some subnets, each of them once."""
+    tables = {
+        (device, row.supernet, revision): None
+        for row in found
+        for device, revision in [(row.device_id, row.table_revision), *(row.tables or {}).items()]
+    }
+    states = [store.table_state(*place) for place in tables]
+    return [caution for state in states if state is not None for caution in _cautions(state)]
+
+
+def _cautions(row: orm.StoredTable) -> list[schemas.Caution]:
     start = f"start a campaign with POST /v1/devices/{row.device_id}/campaigns"
-    warnings = []
+    cautions = []
     if row.stale is not None:
         drift = f"its sentinels were {row.stale['drift']:+.1%} off at the last check"
         detail = (
             f"the device has drifted since latency table {row.revision[:12]} was measured ({drift}): {start}"
         )
-        warnings.append(schemas.Caution(code="table-stale", detail=detail))
+        cautions.append(schemas.Caution(code="table-stale", detail=detail))
     if row.provisional:
         detail = f"latency table {row.revision[:12]} is provisional, made of few measurements: {start}"
-        warnings.append(schemas.Caution(code="table-provisional", detail=detail))
-    return warnings
+        cautions.append(schemas.Caution(code="table-provisional", detail=detail))
+    return cautions

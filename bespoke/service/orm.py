@@ -21,6 +21,7 @@ __all__ = [
     "CampaignAgent",
     "CampaignEntry",
     "Device",
+    "Fleet",
     "Job",
     "Lease",
     "Measurement",
@@ -241,7 +242,11 @@ class StoredTable(Base):
 
 
 class StoredSubnet(Base):
-    """A subnet as it was answered: an architecture with what was predicted, and from what."""
+    """A subnet as it was answered: an architecture with what was predicted, and from what.
+
+    ``device_id`` and ``table_revision`` are the main device's; ``tables`` has the revisions of further
+    ones by their ids.
+    """
 
     __tablename__ = "subnets"
 
@@ -251,7 +256,9 @@ class StoredSubnet(Base):
     predicted: Mapped[dict[str, Any]]
     device_id: Mapped[str | None] = mapped_column(sa.ForeignKey("devices.id"))
     statistics: Mapped[str]
+    precision: Mapped[str]
     table_revision: Mapped[str | None] = mapped_column(index=True)
+    tables: Mapped[dict[str, Any] | None]
     predictor_revision: Mapped[str]
     supernet_digest: Mapped[str]
     created_at: Mapped[datetime]
@@ -280,6 +287,7 @@ class Search(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     request: Mapped[dict[str, Any]]
     subnet_id: Mapped[str] = mapped_column(sa.ForeignKey("subnets.id"), index=True)
+    answer: Mapped[dict[str, Any] | None]
     evaluations: Mapped[int]
     generations: Mapped[int]
     duration_s: Mapped[float]
@@ -317,6 +325,17 @@ class Verification(Base):
     job_id: Mapped[str]
     rounds: Mapped[list[Any]]
     result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class Fleet(Base):
+    """What was answered for several devices at once."""
+
+    __tablename__ = "fleets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    request: Mapped[dict[str, Any]]
+    answer: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from bespoke.search.feasibility import infeasible_document
 from bespoke.supernet.errors import (
     AgentQuarantined,
+    ApiError,
     ArchitectureInvalid,
     BespokeError,
     BodyTooLarge,
@@ -24,12 +25,17 @@ from bespoke.supernet.errors import (
     Conflict,
     ConstraintInvalid,
     DeviceNotProfiled,
+    FileInvalid,
     Forbidden,
     InvalidInput,
     LeaseLost,
     MeasurementInvalid,
     NotFound,
+    Refused,
+    ReplayDiffers,
+    StatisticsMissing,
     TableIncomplete,
+    TaskFailed,
     Unauthorized,
     Unavailable,
 )
@@ -58,17 +64,23 @@ class Problem(BaseModel):
 KINDS: Mapping[type[BespokeError], tuple[int, str, str]] = {
     ArchitectureInvalid: (422, "architecture-invalid", "The space has no such architecture"),
     MeasurementInvalid: (422, "measurement-invalid", "A measured value cannot be true"),
+    FileInvalid: (500, "file-invalid", "A file of the service is damaged"),
     InvalidInput: (422, "request-invalid", "The request is not understood"),
+    StatisticsMissing: (409, "statistics-missing", "The supernet has no BN statistics"),
     NotFound: (404, "not-found", "There is no such thing"),
     Unauthorized: (401, "unauthorized", "A valid key is needed"),
     Forbidden: (403, "forbidden", "The key lacks the scope"),
     BodyTooLarge: (413, "body-too-large", "The body is too large"),
     DeviceNotProfiled: (409, "device-not-profiled", "The device has no latency table"),
     TableIncomplete: (409, "device-not-profiled", "The device's latency table lacks ops"),
+    ReplayDiffers: (409, "replay-differs", "The search does not come to its answer again"),
     LeaseLost: (409, "lease-lost", "The lease is over"),
     AgentQuarantined: (409, "agent-quarantined", "The agent is quarantined"),
     Conflict: (409, "conflict", "The present state does not allow it"),
+    Refused: (400, "request-invalid", "The request may not be served"),
     Unavailable: (503, "unavailable", "Something that is needed is not there now"),
+    TaskFailed: (500, "task-failed", "Work that was needed did not come to its end"),
+    ApiError: (502, "upstream-failed", "Another service answered with an error"),
     BespokeError: (500, "internal", "The service failed"),
 }
 SLUGS = {404: "not-found", 405: "method-not-allowed", 416: "range-not-satisfiable"}
@@ -102,6 +114,8 @@ def _members(error: BespokeError) -> dict[str, Any]:
             return {"device_id": error.device_id, "supernet": error.supernet}
         case TableIncomplete():
             return {"missing": error.missing}
+        case ReplayDiffers():
+            return {"search_id": error.search_id, "changed": error.changed}
         case LeaseLost():
             return {"lease_id": error.lease_id}
         case AgentQuarantined():

@@ -1,104 +1,191 @@
-"""Answering a search in this process: request in, stored subnet out."""
+"""Answering a search in this process: request in, stored subnets out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from bespoke.latency_tables import LatencyTable
+from bespoke import __version__
+from bespoke.search.binding import LimitUse, limit_uses
 from bespoke.search.evolution import search
-from bespoke.search.problem import Candidate, Constraint, Effort, Problem
+from bespoke.search.front import Front, pareto_front
+from bespoke.search.problem import Candidate, Problem, latency_of
 from bespoke.service.orm import Search, StoredSubnet
+from bespoke.service.questions import Ground, complete, ground, objectives, problem
 from bespoke.service.schemas import SearchRequest
 from bespoke.service.workplace import Workplace
-from bespoke.supernet.errors import ConstraintInvalid
 
-__all__ = ["answer"]
+__all__ = ["Found", "answer", "answer_json", "solve", "subnet_row"]
 
 # Length of a subnet's id in hex digits: 96 bits, so that ids never meet by chance.
 ID_DIGITS = 24
 
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        best: The answer.
+        alternatives: Others near it, best first.
+        front: Where one was asked for.
+        limits: How the answer stands to each limit.
+        evaluations: Predictions of the accuracy that were made.
+        generations: Steps that were taken.
+        origin: What else than the request and its revisions decided it, as JSON; None where nothing did.
+    """
+
+    best: Candidate
+    alternatives: tuple[Candidate, ...]
+    front: Front | None
+    limits: tuple[LimitUse, ...]
+    evaluations: int
+    generations: int
+    origin: Json | None = None
+
 
 def answer(place: Workplace, request: SearchRequest) -> tuple[Search, StoredSubnet]:
-    """Search, and keep the search and its subnet.
+    """Search, and keep the search and its subnets.
 
     Raises:
         NotFound: There is no such supernet or device.
-        DeviceNotProfiled: The device has no table for the supernet.
-        ConstraintInvalid: A latency is limited, and no device is named.
+        DeviceNotProfiled: A device has no table for the supernet.
+        ConstraintInvalid: The request contradicts itself.
+        ArchitectureInvalid: The space has no such dimension or choice to restrict.
         BudgetInfeasible: No architecture meets the limits.
     """
     started = time.perf_counter()
-    entry = place.catalogue.entry(request.supernet)
-    predictor = place.catalogue.predictor(request.supernet)
-    table = _table(place, request)
-    limits = request.constraints.model_dump(exclude_none=True)
-    effort = Effort(**request.effort.model_dump(exclude_none=True))
-    found = search(
-        Problem(
-            space=entry.space,
-            predictor=predictor,
-            constraints=tuple(Constraint(metric, limit) for metric, limit in limits.items()),
-            latency=place.catalogue.pricer(request.supernet, table) if table else None,
-            seed=request.seed,
-            effort=effort,
-        )
-    )
-    subnet = {
-        "supernet": entry.name,
-        "architecture": found.best.architecture.to_json(),
-        "predicted": _predicted(found.best),
-        "device_id": request.device,
-        "statistics": "table",
-        "table_revision": table.revision if table else None,
-        "predictor_revision": predictor.revision,
-        "supernet_digest": entry.digest,
-    }
-    return place.store.add_search(
-        request=_complete(request, limits, effort),
-        subnet={"id": _id(subnet), **subnet},
+    base = ground(place, request)
+    posed = problem(place, base, request)
+    found = solve(posed, request)
+    return _keep(place, request, base, posed, found, time.perf_counter() - started)
+
+
+def solve(posed: Problem, request: SearchRequest) -> Found:
+    """Search a request's problem; the same problem gives the same result."""
+    found, metrics = search(posed), objectives(request)
+    return Found(
+        best=found.best,
+        alternatives=found.alternatives,
+        front=pareto_front(posed, metrics) if metrics else None,
+        limits=limit_uses(posed, found.best),
         evaluations=found.evaluations,
         generations=found.generations,
-        duration_s=time.perf_counter() - started,
     )
 
 
-def _table(place: Workplace, request: SearchRequest) -> LatencyTable | None:
-    if request.device is None:
-        if request.constraints.latency_ms is not None:
-            raise ConstraintInvalid(
-                "latency_ms", request.constraints.latency_ms, "a latency limit only together with a device"
-            )
-        return None
-    place.store.device(request.device)
-    return place.catalogue.table(request.device, request.supernet)
+def _keep(
+    place: Workplace, request: SearchRequest, base: Ground, posed: Problem, found: Found, duration_s: float
+) -> tuple[Search, StoredSubnet]:
+    content, rows = answer_json(base, request.device, found)
+    return place.store.add_search(
+        request=complete(request, posed.effort),
+        subnets=rows,
+        answer={
+            **content,
+            "tables": base.revisions(request.device),
+            "origin": found.origin,
+            "version": __version__,
+        },
+        evaluations=found.evaluations,
+        generations=found.generations,
+        duration_s=duration_s,
+    )
 
 
-def _predicted(best: Candidate) -> dict[str, Any]:
+def answer_json(base: Ground, device: str | None, found: Found) -> tuple[Json, list[Json]]:
+    """What is kept of an answer: its JSON, which a replay must give again, and the rows of its subnets.
+
+    Args:
+        base: What the answer follows from.
+        device: Id of the main device.
+        found: The answer.
+
+    Returns:
+        The JSON, and columns of ``StoredSubnet`` but ``created_at``: those of the best one first.
+    """
+    front = found.front.members if found.front else ()
+    best, *others = [subnet_row(base, device, one) for one in (found.best, *found.alternatives, *front)]
+    ids = [row["id"] for row in others]
+    alternatives, members = ids[: len(found.alternatives)], ids[len(found.alternatives) :]
+    content = {
+        "subnet": best["id"],
+        "limits": [_limit_json(one) for one in found.limits],
+        "alternatives": alternatives,
+        "front": _front_json(found.front, members) if found.front else None,
+    }
+    return content, list({row["id"]: row for row in (best, *others)}.values())
+
+
+def subnet_row(base: Ground, device: str | None, found: Candidate) -> Json:
+    """Columns of ``StoredSubnet`` but ``created_at``."""
+    row = {
+        "supernet": base.entry.name,
+        "architecture": found.architecture.to_json(),
+        "predicted": _predicted(found, base.predictor.selection_bias),
+        "device_id": device,
+        "statistics": "table",
+        "precision": base.precision,
+        "table_revision": base.main.revision if base.main else None,
+        "tables": {name: table.revision for name, table in base.others.items()},
+        "predictor_revision": base.predictor.revision,
+        "supernet_digest": base.entry.digest,
+    }
+    return {"id": _id(row), **row}
+
+
+def _predicted(found: Candidate, bias: float) -> Json:
     whole = ("macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
+    # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
+    top1 = min(1.0, max(0.0, found.top1))
     return {
-        # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
-        "top1": min(1.0, max(0.0, best.top1)),
-        "top1_interval": list(best.top1_interval),
-        "latency_ms": best.metrics.get("latency_ms"),
-        "latency_interval_ms": list(best.latency_interval_ms) if best.latency_interval_ms else None,
-        **{name: round(best.metrics[name]) for name in whole},
+        "top1": top1,
+        "top1_interval": list(found.top1_interval),
+        "top1_corrected": max(0.0, top1 - bias) if bias else None,
+        "latency_ms": found.metrics.get("latency_ms"),
+        "latency_interval_ms": list(found.latency_interval_ms) if found.latency_interval_ms else None,
+        "devices": {
+            name: {
+                "latency_ms": found.metrics[latency_of(name)],
+                "latency_interval_ms": list(interval),
+            }
+            for name, interval in found.latency_intervals_ms.items()
+        },
+        **{name: round(found.metrics[name]) for name in whole},
     }
 
 
-def _complete(request: SearchRequest, limits: dict[str, float], effort: Effort) -> dict[str, Any]:
+def _front_json(front: Front, subnet_ids: list[str]) -> Json:
     return {
-        "supernet": request.supernet,
-        "device": request.device,
-        "constraints": limits,
-        "seed": request.seed,
-        "effort": {"population": effort.population, "generations": effort.generations},
+        "metrics": list(front.metrics),
+        "members": subnet_ids,
+        "marginal_prices": list(front.marginal_prices()),
+        "evaluations": front.evaluations,
     }
 
 
-def _id(subnet: dict[str, Any]) -> str:
-    """Named by its content, so that the same answer is the same subnet and its model is made once."""
-    text = json.dumps(subnet, sort_keys=True, separators=(",", ":"))
+def _limit_json(use: LimitUse) -> Json:
+    told = asdict(use)
+    return {"metric": told.pop("name"), **told}
+
+
+def _id(row: Json) -> str:
+    """Named by its content, so that the same answer is the same subnet and its model is made once.
+
+    What only some subnets have counts only where it is there: ids are those of before there was any.
+    """
+    predicted = row["predicted"]
+    optional = {
+        "precision": row["precision"] == "fp32",
+        "tables": not row["tables"],
+    }
+    bare = {name: value for name, value in row.items() if not optional.get(name, False)}
+    unknown = {"devices": not predicted["devices"], "top1_corrected": predicted["top1_corrected"] is None}
+    bare["predicted"] = {name: value for name, value in predicted.items() if not unknown.get(name, False)}
+    text = json.dumps(bare, sort_keys=True, separators=(",", ":"))
     return "sub_" + hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]

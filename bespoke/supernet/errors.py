@@ -18,6 +18,7 @@
     │   ├── BodyTooLarge            more bytes than are read
     │   └── Conflict                the state of things says no
     │       ├── DeviceNotProfiled       a device without a latency table for a supernet
+    │       ├── ReplayDiffers           a search that does not come to its answer again
     │       ├── LeaseLost               a lease that ended or was given to somebody else
     │       └── AgentQuarantined        an agent whose results a campaign does not take for now
     ├── TaskFailed              heavy work that did not come to its end
@@ -250,6 +251,24 @@ class DeviceNotProfiled(Conflict):
         super().__init__(
             f"device {device_id!r} has no latency table for {supernet!r}: "
             f"start a campaign with POST /v1/devices/{device_id}/campaigns and let an agent measure it"
+        )
+
+
+class ReplayDiffers(Conflict):
+    """A search that does not come to its answer again.
+
+    Attributes:
+        search_id: The search.
+        changed: What is another thing now: ``{"what": ..., "was": ..., "now": ...}`` each, where ``now``
+            is None for what is gone.
+    """
+
+    def __init__(self, search_id: str, changed: Sequence[Mapping[str, Any]]) -> None:
+        self.search_id, self.changed = search_id, [dict(one) for one in changed]
+        what = ", ".join(str(one["what"]) for one in self.changed)
+        super().__init__(
+            f"search {search_id!r} cannot be replayed as it was: changed since then: {what}; ask again with "
+            "POST /v1/searches and the search's own request"
         )
 
 

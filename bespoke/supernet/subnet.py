@@ -173,6 +173,7 @@ def materialise(
     *,
     statistics: Statistics | None = None,
     dynamic_batch: bool = False,
+    precision: str = "fp32",
 ) -> bytes:
     """A subnet of a zoo entry as ONNX that says what it is.
 
@@ -184,6 +185,8 @@ def materialise(
         metadata: Further key-value pairs, e.g. predicted figures and revisions.
         statistics: Re-calibrated BN statistics; the supernet's table where none are given.
         dynamic_batch: Leave the batch open; otherwise it is 1.
+        precision: ``fp32``, or ``int8`` with the activations' expected ranges: without images, and so
+            less accurate than with ranges seen on some (see ``calibration``).
 
     Raises:
         StatisticsMissing: None are given, and the entry came without a table.
@@ -191,5 +194,8 @@ def materialise(
     source = "recalibrated" if statistics else "table"
     known = statistics or _warm_table(entry).lookup(architecture)
     subnet = extract(_warm_network(entry), architecture, known)
-    told = {**describe(entry, architecture, source), **(metadata or {})}
-    return write_onnx(subnet.plan, fold(subnet), metadata=told, dynamic_batch=dynamic_batch)
+    quantised = {"precision": precision, "activation_ranges": "expected"} if precision == "int8" else {}
+    told = {**describe(entry, architecture, source), **quantised, **(metadata or {})}
+    return write_onnx(
+        subnet.plan, fold(subnet), precision=precision, metadata=told, dynamic_batch=dynamic_batch
+    )

@@ -276,11 +276,13 @@ def test_models_of_subnets_stay(store: Store, clock: Clock) -> None:
         "predicted": {},
         "device_id": None,
         "statistics": "table",
+        "precision": "fp32",
+        "tables": {},
         "table_revision": None,
         "predictor_revision": "p",
         "supernet_digest": "s",
     }
-    store.add_search({}, subnet, 1, 1, 0.1)
+    store.add_search({}, [subnet], {}, 1, 1, 0.1)
     store.add_model("sub_1", False, "sha-model", 9, "application/onnx")
     clock.pass_s(1000)
     assert store.prune(lambda sha256: pytest.fail(sha256), unused_s=0) == 0
@@ -340,11 +342,13 @@ def test_the_searches_that_a_table_answered_are_known(store: Store, clock: Clock
             "predicted": {},
             "device_id": device.id,
             "statistics": "table",
+            "precision": "fp32",
+            "tables": {},
             "table_revision": revision,
             "predictor_revision": "p",
             "supernet_digest": "s",
         }
-        store.add_search({"number": number}, subnet, 1, 1, 0.1)
+        store.add_search({"number": number}, [subnet], {}, 1, 1, 0.1)
     count, ids = store.searches_with_table(device.id, "rev", 1)
     assert (count, len(ids)) == (2, 1)
     assert store.search(ids[0])[0].request == {"number": 1}

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from bespoke.service import answers, schemas
 from bespoke.service.dependencies import Running, SearchKey
 from bespoke.service.problems import responses
+from bespoke.service.replaying import replay
 from bespoke.service.searching import answer
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses=responses(401, 403, 404, 422))
@@ -28,6 +29,17 @@ def create_search(
 
 
 @router.get("/{search_id}")
-def search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
+def get_search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
     """A search and its answer."""
-    return answers.search(*service.place.store.search(search_id), service.place.store)
+    search, subnet = service.place.store.search(search_id)
+    return answers.search(search, subnet, service.place.store)
+
+
+@router.post("/{search_id}/replay", responses=responses(409))
+def replay_search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
+    """Search again with exactly the revisions of then: the same answer, byte for byte.
+
+    Where that cannot be, a 409 ``replay-differs`` names what has changed.
+    """
+    search, subnet = replay(service.place, search_id)
+    return answers.search(search, subnet, service.place.store)

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from bespoke.service import answers, schemas
-from bespoke.service.dependencies import Running, SearchKey
+from bespoke.service import answers, orm, schemas
+from bespoke.service.dependencies import Running, SearchKey, Service
 from bespoke.service.files import FILE_RESPONSES, file_response
 from bespoke.service.models import class_names, input_of
 from bespoke.service.problems import responses
+from bespoke.supernet.errors import StatisticsMissing
 from bespoke.supernet.onnx import OPSET
 
 router = APIRouter(prefix="/v1/subnets", tags=["subnets"], responses=responses(401, 403, 404, 422))
@@ -26,7 +27,7 @@ def subnet(_key: SearchKey, subnet_id: schemas.ApiName, service: Running) -> sch
 
 
 @router.get(
-    "/{subnet_id}/model.onnx", response_class=Response, responses={**FILE_RESPONSES, **responses(503)}
+    "/{subnet_id}/model.onnx", response_class=Response, responses={**FILE_RESPONSES, **responses(409, 503)}
 )
 def model(
     _key: SearchKey,
@@ -37,18 +38,18 @@ def model(
 ) -> Response:
     """A subnet as ONNX with its weights. Input ``image``, output ``logits``."""
     row = service.place.store.subnet(subnet_id)
-    made = service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)
+    made = _made(service, row, dynamic_batch)
     return file_response(request, service.place.artifacts, made, f"{row.supernet}-{row.id}.onnx")
 
 
-@router.get("/{subnet_id}/manifest", responses=responses(503))
+@router.get("/{subnet_id}/manifest", responses=responses(409, 503))
 def manifest(
     _key: SearchKey, subnet_id: schemas.ApiName, service: Running, dynamic_batch: DynamicBatch = False
 ) -> schemas.Manifest:
     """What a model file is, and what it was made of."""
     row = service.place.store.subnet(subnet_id)
     entry = service.place.catalogue.entry(row.supernet)
-    made = service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)
+    made = _made(service, row, dynamic_batch)
     about = answers.subnet(row)
     expects = input_of(row.architecture["resolution"])
     if dynamic_batch:
@@ -66,6 +67,18 @@ def manifest(
         supernet=row.supernet,
         revisions=about.revisions,
         predicted=about.predicted,
+        precision=about.precision,
+        activation_ranges="expected" if about.precision == "int8" else None,
         statistics=row.statistics,
         device_id=row.device_id,
     )
+
+
+def _made(service: Service, row: orm.StoredSubnet, dynamic_batch: bool) -> orm.ArtifactRow:
+    """The model of a subnet, waited for."""
+    if not service.place.catalogue.entry(row.supernet).has_statistics:
+        raise StatisticsMissing(
+            f"supernet {row.supernet!r} came without a BN statistics table, so its subnets cannot be cut out: "
+            f"make one with `bespoke zoo calibrate {row.supernet} --images FOLDER`"
+        )
+    return service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)

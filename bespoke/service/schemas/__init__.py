@@ -25,8 +25,26 @@ from bespoke.service.schemas.leases import (
     ReportRequest,
     Result,
 )
-from bespoke.service.schemas.searches import Caution, Constraints, Effort, Search, SearchRequest
-from bespoke.service.schemas.subnets import Input, Links, Manifest, Predicted, Revisions, Statistics, Subnet
+from bespoke.service.schemas.searches import (
+    Caution,
+    Constraints,
+    Effort,
+    Front,
+    FrontMember,
+    LimitUse,
+    Search,
+    SearchRequest,
+)
+from bespoke.service.schemas.subnets import (
+    Input,
+    Links,
+    Manifest,
+    Precision,
+    Predicted,
+    Revisions,
+    Statistics,
+    Subnet,
+)
 from bespoke.service.schemas.supernets import Supernet, Supernets, SupernetSummary
 from bespoke.service.schemas.tables import FewShotChoice, FewShotRequest, Source, Table, TableLinks, Tables
 
@@ -47,6 +65,8 @@ __all__ = [
     "Effort",
     "FewShotChoice",
     "FewShotRequest",
+    "Front",
+    "FrontMember",
     "Health",
     "Heartbeat",
     "Input",
@@ -54,8 +74,10 @@ __all__ = [
     "Lease",
     "LeaseEntry",
     "LeaseRequest",
+    "LimitUse",
     "Links",
     "Manifest",
+    "Precision",
     "Predicted",
     "Profile",
     "Progress",

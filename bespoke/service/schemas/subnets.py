@@ -10,6 +10,15 @@ from pydantic import Field
 from bespoke.service.schemas.common import Outgoing, Range, Sha256
 
 Statistics = Literal["table", "recalibrated"]
+Precision = Literal["fp32", "int8"]
+Architecture = dict[str, Any]
+
+
+class DeviceLatency(Outgoing):
+    """A predicted latency on one of several devices."""
+
+    latency_ms: float
+    latency_interval_ms: Range
 
 
 class Predicted(Outgoing):
@@ -17,19 +26,28 @@ class Predicted(Outgoing):
 
     top1: float = Field(description="Share of images whose class comes first, in [0, 1].")
     top1_interval: Range
-    latency_ms: float | None
+    top1_corrected: float | None = Field(
+        default=None,
+        description="Top-1 less what choosing the best of many predictions adds to it; null where the "
+        "predictor cannot tell.",
+    )
+    latency_ms: float | None = Field(description="On the main device.")
     latency_interval_ms: Range | None
+    devices: dict[str, DeviceLatency] = Field(
+        default_factory=dict, description="Of the further devices of a search, by their ids."
+    )
     macs: int
     flops: int = Field(description="2 x MACs.")
     params: int
     peak_memory_bytes: int
-    model_size_bytes: int
+    model_size_bytes: int = Field(description="In fp32; INT8 takes about a quarter.")
 
 
 class Revisions(Outgoing):
     """What the figures and the weights follow from."""
 
     table: str | None
+    tables: dict[str, str] = Field(default_factory=dict, description="Of further devices, by their ids.")
     predictor: str
     supernet: str
 
@@ -46,9 +64,10 @@ class Subnet(Outgoing):
 
     id: str
     supernet: str
-    architecture: dict[str, Any]
+    architecture: Architecture
     predicted: Predicted
     device_id: str | None
+    precision: Precision = Field(description="Of the model: that of the device.")
     statistics: Statistics = Field(description="Source of the BN statistics.")
     revisions: Revisions
     links: Links
@@ -77,9 +96,14 @@ class Manifest(Outgoing):
     output: str
     classes: int
     class_names: list[str] | None
-    architecture: dict[str, Any]
+    architecture: Architecture
     supernet: str
     revisions: Revisions
     predicted: Predicted
+    precision: Precision
+    activation_ranges: Literal["expected"] | None = Field(
+        description="Where the ranges of INT8 activations come from: `expected` of the weights alone, "
+        "without images."
+    )
     statistics: str
     device_id: str | None

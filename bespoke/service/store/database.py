@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from bespoke.service.orm import Base
 from bespoke.supernet.errors import NotFound
 
-__all__ = ["Database", "changed", "found", "insert", "new_id"]
+__all__ = ["Database", "changed", "found", "insert", "insert_all", "new_id"]
 
 T = TypeVar("T")
 
@@ -63,6 +63,13 @@ def insert(session: Session, model: type[Base], **values: Any) -> bool:
     table = cast(sa.Table, model.__table__)
     adding = dialect(table).values(**values).on_conflict_do_nothing()
     return session.execute(adding.returning(*table.primary_key)).first() is not None
+
+
+def insert_all(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, which all have the same columns, unless they are there."""
+    dialect = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
+    if rows:
+        session.execute(dialect(cast(sa.Table, model.__table__)).values(list(rows)).on_conflict_do_nothing())
 
 
 def found(row: T | None, kind: str, name: str) -> T:

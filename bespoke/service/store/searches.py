@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from bespoke.service.orm import ArtifactRow, Search, StoredSubnet, SubnetModel
-from bespoke.service.store.database import Database, found, insert, new_id
+from bespoke.service.orm import ArtifactRow, Fleet, Search, StoredSubnet, SubnetModel
+from bespoke.service.store.database import Database, found, insert, insert_all, new_id
 
 __all__ = ["Searches"]
 
+Row = Mapping[str, Any]
+
 
 class Searches(Database):
-    """Searches and subnets."""
+    """Searches, fleets and subnets."""
 
     def add_search(
         self,
         request: dict[str, Any],
-        subnet: Mapping[str, Any],
+        subnets: Sequence[Row],
+        answer: dict[str, Any],
         evaluations: int,
         generations: int,
         duration_s: float,
     ) -> tuple[Search, StoredSubnet]:
-        """Keep a search with its answer; an answer that was given before is the same subnet.
+        """Keep a search with its answer; a subnet that was found before is the same subnet.
 
         Args:
             request: The request, seed and effort filled in.
-            subnet: Columns of ``StoredSubnet`` but ``created_at``.
+            subnets: Columns of ``StoredSubnet`` but ``created_at``: of the answer first.
+            answer: What else was answered, and what a replay needs.
             evaluations: Architectures that were priced.
             generations: Generations that were run.
             duration_s: How long it took.
@@ -37,16 +43,17 @@ class Searches(Database):
         search = Search(
             id=new_id("srch"),
             request=request,
-            subnet_id=subnet["id"],
+            subnet_id=subnets[0]["id"],
+            answer=answer,
             evaluations=evaluations,
             generations=generations,
             duration_s=duration_s,
             created_at=now,
         )
         with self._write() as session:
-            insert(session, StoredSubnet, **subnet, created_at=now)
+            _add_subnets(session, subnets, now)
             session.add(search)
-            return search, session.get_one(StoredSubnet, subnet["id"])
+            return search, session.get_one(StoredSubnet, search.subnet_id)
 
     def search(self, search_id: str) -> tuple[Search, StoredSubnet]:
         """A search and the subnet that it found.
@@ -58,6 +65,30 @@ class Searches(Database):
             search = found(session.get(Search, search_id), "search", search_id)
             return search, session.get_one(StoredSubnet, search.subnet_id)
 
+    def add_fleet(self, request: dict[str, Any], subnets: Sequence[Row], answer: dict[str, Any]) -> Fleet:
+        """Keep what was answered for a fleet.
+
+        Args:
+            request: The request, seed and effort filled in.
+            subnets: Columns of ``StoredSubnet`` but ``created_at``.
+            answer: Which subnet serves whom, and at what cost.
+        """
+        now = self._now()
+        fleet = Fleet(id=new_id("flt"), request=request, answer=answer, created_at=now)
+        with self._write() as session:
+            _add_subnets(session, subnets, now)
+            session.add(fleet)
+        return fleet
+
+    def fleet(self, fleet_id: str) -> Fleet:
+        """What was answered for a fleet.
+
+        Raises:
+            NotFound: There is no such fleet.
+        """
+        with self._read() as session:
+            return found(session.get(Fleet, fleet_id), "fleet", fleet_id)
+
     def subnet(self, subnet_id: str) -> StoredSubnet:
         """A subnet.
 
@@ -66,6 +97,14 @@ class Searches(Database):
         """
         with self._read() as session:
             return found(session.get(StoredSubnet, subnet_id), "subnet", subnet_id)
+
+    def subnets(self, subnet_ids: Sequence[str]) -> dict[str, StoredSubnet]:
+        """Subnets by their ids."""
+        if not subnet_ids:
+            return {}
+        with self._read() as session:
+            rows = session.scalars(sa.select(StoredSubnet).where(StoredSubnet.id.in_(set(subnet_ids))))
+            return {row.id: row for row in rows}
 
     def model(self, subnet_id: str, dynamic_batch: bool) -> ArtifactRow | None:
         """The ONNX file of a subnet; None where it was not made yet."""
@@ -90,3 +129,9 @@ class Searches(Database):
                 sha256=sha256,
                 created_at=now,
             )
+
+
+def _add_subnets(session: Session, subnets: Sequence[Row], now: datetime) -> None:
+    # In one order everywhere: two transactions that add the same ones must not wait for each other.
+    rows = [{**subnet, "created_at": now} for subnet in sorted(subnets, key=lambda one: one["id"])]
+    insert_all(session, StoredSubnet, rows)

@@ -45,6 +45,12 @@ class Tables(Database):
         with self._read() as session:
             return session.scalars(query.limit(1)).first()
 
+    def serving_state(self, device_id: str, supernet: str) -> StoredTable | None:
+        """What ``latest_table`` gives, without its content."""
+        query = _tables(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
+        with self._read() as session:
+            return session.scalars(query.limit(1).options(defer(StoredTable.table))).first()
+
     def latest_tables(self, device_id: str) -> list[StoredTable]:
         """The table that serves now for each supernet, without its content."""
         latest: dict[str, StoredTable] = {}
@@ -131,8 +137,11 @@ class Tables(Database):
 
     def searches_with_table(self, device_id: str, revision: str, limit: int) -> tuple[int, list[str]]:
         """How many searches a table answered, and the ids of the newest of them."""
-        used = (StoredSubnet.device_id == device_id, StoredSubnet.table_revision == revision)
-        joined = sa.select(Search).join(StoredSubnet, StoredSubnet.id == Search.subnet_id).where(*used)
+        main = sa.and_(StoredSubnet.device_id == device_id, StoredSubnet.table_revision == revision)
+        # Of further devices: both are names that stand nowhere else in that text.
+        text = sa.cast(StoredSubnet.tables, sa.Text)
+        used = sa.or_(main, sa.and_(text.contains(device_id), text.contains(revision)))
+        joined = sa.select(Search).join(StoredSubnet, StoredSubnet.id == Search.subnet_id).where(used)
         count = sa.select(sa.func.count()).select_from(joined.subquery())
         newest = joined.order_by(Search.created_at.desc(), Search.id).limit(limit)
         with self._read() as session:

@@ -1,0 +1,225 @@
+"""Questions: a request, and what of this moment its answer follows from, as a problem to search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from bespoke.latency_tables import LatencyTable
+from bespoke.predictors.accuracy import AccuracyPredictor
+from bespoke.search.problem import Constraint, Effort, Problem
+from bespoke.search.restriction import restrict
+from bespoke.service.orm import StoredTable
+from bespoke.service.schemas import Constraints, SearchRequest
+from bespoke.service.schemas.searches import LatencyLimit
+from bespoke.service.schemas.subnets import Precision
+from bespoke.service.workplace import Workplace
+from bespoke.supernet.errors import ConstraintInvalid
+from bespoke.supernet.ops import PRECISIONS
+from bespoke.supernet.zoo import ZooEntry
+
+__all__ = [
+    "Ground",
+    "complete",
+    "ground",
+    "limits_json",
+    "limits_of",
+    "objectives",
+    "precision_of",
+    "problem",
+]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What an answer follows from, beside its request.
+
+    Attributes:
+        entry: The supernet.
+        predictor: Its accuracy predictor.
+        main: The main device's table; None without one.
+        others: Tables of the further devices, by their ids.
+        precision: Of the models.
+    """
+
+    entry: ZooEntry
+    predictor: AccuracyPredictor
+    main: LatencyTable | None
+    others: Mapping[str, LatencyTable]
+    precision: Precision
+
+    def revisions(self, device: str | None) -> dict[str, str]:
+        """The tables' revisions by device.
+
+        Args:
+            device: Id of the main device.
+        """
+        found = {name: table.revision for name, table in self.others.items()}
+        return {device: self.main.revision, **found} if device and self.main else found
+
+
+def _precision(tables: Iterable[LatencyTable]) -> Precision:
+    """Of the models for devices with these tables; fp32 without any.
+
+    Raises:
+        ConstraintInvalid: They differ, so that no one model serves all.
+    """
+    found = {precision_of(table) for table in tables}
+    if len(found) > 1:
+        allowed = "devices of one precision; POST /v1/fleets gives each its own model"
+        raise ConstraintInvalid("devices", sorted(found), allowed)
+    return found.pop() if found else "fp32"
+
+
+def precision_of(table: LatencyTable) -> Precision:
+    """The precision of models for a table's device; fp32 where its own cannot be written."""
+    known = table.profile.precision
+    return cast(Precision, known) if known in PRECISIONS else "fp32"
+
+
+def ground(place: Workplace, request: SearchRequest, revisions: Mapping[str, str] | None = None) -> Ground:
+    """Find what a request's answer follows from.
+
+    Args:
+        place: The workplace.
+        request: The request.
+        revisions: Of the devices' tables; those that serve now where none are given.
+
+    Raises:
+        NotFound: There is no such supernet, device, or revision.
+        DeviceNotProfiled: A device has no table for the supernet.
+        ConstraintInvalid: A latency is limited, and no device is named, or one is named twice.
+        Unavailable: The supernet has no predictor.
+    """
+    if request.device is None and request.constraints.latency_ms is not None:
+        limit = request.constraints.latency_ms.limit
+        raise ConstraintInvalid("latency_ms", limit, "a latency limit only together with a device")
+    if request.device in request.devices:
+        raise ConstraintInvalid("devices", request.device, "the main device in `device` only")
+    catalogue = place.catalogue
+    entry, predictor = catalogue.entry(request.supernet), catalogue.predictor(request.supernet)
+    tables = {
+        device: catalogue.read(_row(place, device, request.supernet, revisions))
+        for device in [*([request.device] if request.device else []), *request.devices]
+    }
+    return Ground(
+        entry=entry,
+        predictor=predictor,
+        main=tables[request.device] if request.device else None,
+        others={device: tables[device] for device in request.devices},
+        precision=_precision(tables.values()),
+    )
+
+
+def _row(place: Workplace, device: str, supernet: str, revisions: Mapping[str, str] | None) -> StoredTable:
+    place.store.device(device)
+    if revisions is None:
+        return place.catalogue.serving(device, supernet)
+    return place.store.table(device, revisions[device])
+
+
+def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem:
+    """The problem that a request poses.
+
+    Raises:
+        ConstraintInvalid: The request contradicts itself.
+        ArchitectureInvalid: The space has no such dimension or choice to restrict.
+        TableIncomplete: A table lacks ops of the space.
+    """
+    pricers = {
+        device: place.catalogue.pricer(request.supernet, table) for device, table in ground.others.items()
+    }
+    named = [
+        Constraint("latency_ms", limits.latency_ms.limit, limits.latency_ms.confidence, device)
+        for device, limits in request.devices.items()
+        if limits.latency_ms
+    ]
+    whole = Problem(
+        space=ground.entry.space,
+        predictor=ground.predictor,
+        constraints=(*limits_of(request.constraints), *named),
+        latency=place.catalogue.pricer(request.supernet, ground.main) if ground.main else None,
+        devices=pricers,
+        seed=request.seed,
+        effort=Effort(**request.effort.model_dump(exclude_none=True)),
+        min_top1=request.min_top1,
+        minimise=_minimise(request),
+        alternatives=request.alternatives,
+    )
+    return restrict(whole, _allowed(request))
+
+
+def limits_of(constraints: Constraints) -> tuple[Constraint, ...]:
+    """The limits of a request on its main device."""
+    found = []
+    for metric, value in constraints:
+        if isinstance(value, LatencyLimit):
+            found.append(Constraint(metric, value.limit, value.confidence))
+        elif value is not None:
+            found.append(Constraint(metric, value))
+    return tuple(found)
+
+
+def _minimise(request: SearchRequest) -> str | None:
+    if request.min_top1 is None:
+        return request.minimise
+    return request.minimise or "latency_ms"
+
+
+def _allowed(request: SearchRequest) -> dict[str, list[float]]:
+    """Choices by dimension; true and false are the choices 1 and 0."""
+    return {
+        name: [int(one) if isinstance(one, bool) else one for one in _several(choices)]
+        for name, choices in request.restrict.items()
+    }
+
+
+def _several(choices: float | Sequence[float]) -> Sequence[float]:
+    return choices if isinstance(choices, Sequence) else [choices]
+
+
+def objectives(request: SearchRequest) -> tuple[str, ...] | None:
+    """What the front that a request asks for trades; None where it asks for none."""
+    if request.pareto is None:
+        return None
+    if request.pareto.metrics is None:
+        return ("top1", "latency_ms" if request.device else "macs")
+    return tuple(request.pareto.metrics)
+
+
+def complete(request: SearchRequest, effort: Effort) -> Json:
+    """A request with every default filled in: asked again, it is the same question."""
+    metrics = objectives(request)
+    return {
+        "supernet": request.supernet,
+        "device": request.device,
+        "constraints": limits_json(request.constraints),
+        "devices": {
+            device: {} if limits.latency_ms is None else {"latency_ms": _limit_json(limits.latency_ms)}
+            for device, limits in request.devices.items()
+        },
+        "restrict": _allowed(request),
+        "min_top1": request.min_top1,
+        "minimise": _minimise(request),
+        "alternatives": request.alternatives,
+        "pareto": None if metrics is None else {"metrics": list(metrics)},
+        "seed": request.seed,
+        "effort": {"population": effort.population, "generations": effort.generations},
+        "verify": request.verify,
+    }
+
+
+def limits_json(constraints: Constraints) -> Json:
+    """Limits as they are stored: a number where that says it all."""
+    return {
+        name: _limit_json(value) if isinstance(value, LatencyLimit) else value
+        for name, value in constraints
+        if value is not None
+    }
+
+
+def _limit_json(limit: LatencyLimit) -> float | Json:
+    return limit.limit if limit.confidence is None else limit.model_dump()
