@@ -17,6 +17,7 @@ TEXT = sa.String(length=255)
 def upgrade() -> None:
     op.add_column("searches", sa.Column("request_digest", TEXT, nullable=True))
     op.add_column("searches", sa.Column("archive", TEXT, nullable=True))
+    op.add_column("devices", sa.Column("seen_at", TIME, nullable=True))
     op.create_index(op.f("ix_searches_request_digest"), "searches", ["request_digest"], unique=False)
     op.create_table(
         "archives",
@@ -55,5 +56,6 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_searches_request_digest"), table_name="searches")
     for column in ("archive", "request_digest"):
         op.drop_column("searches", column)
+    op.drop_column("devices", "seen_at")
     # Older releases know no campaigns that verify.
     op.execute("UPDATE campaigns SET state = 'cancelled' WHERE purpose = 'verify' AND state <> 'succeeded'")
