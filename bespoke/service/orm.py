@@ -94,7 +94,7 @@ class ApiKey(Base):
 
 
 class Device(Base):
-    """A device with the profile that keys its tables."""
+    """A device with the profile that keys its tables; ``seen_at``: when its agent last asked for work."""
 
     __tablename__ = "devices"
     __table_args__ = (sa.UniqueConstraint("name", "profile_digest"),)
@@ -103,6 +103,7 @@ class Device(Base):
     name: Mapped[str]
     profile: Mapped[dict[str, Any]]
     profile_digest: Mapped[str]
+    seen_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 
