@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from bespoke.service import orm, schemas
 from bespoke.service.store import Store
 
-__all__ = ["campaign", "device", "search", "subnet", "table", "table_content", "warnings_of"]
+__all__ = ["campaign", "device", "fleet", "search", "subnet", "table", "table_content", "warnings_of"]
 
 MOST_SEARCHES = 100
 NOT_CAMPAIGNS = ("networks", "few-shot")
@@ -207,3 +207,29 @@ def _cautions(row: orm.StoredTable) -> list[schemas.Caution]:
         detail = f"latency table {row.revision[:12]} is provisional, made of few measurements: {start}"
         cautions.append(schemas.Caution(code="table-provisional", detail=detail))
     return cautions
+
+
+def fleet(row: orm.Fleet, store: Store) -> schemas.Fleet:
+    """What was answered for a fleet, and what its tables are worth by now."""
+    answer = row.answer
+    rows = store.subnets([member["subnet"] for member in answer["members"]])
+    members = [
+        schemas.Served(
+            **{**served, "subnet": subnet(rows[served["subnet"]])},
+            device=asked["device"],
+            constraints=asked["constraints"],
+        )
+        for asked, served in zip(row.request["members"], answer["members"], strict=True)
+    ]
+    return schemas.Fleet(
+        id=row.id,
+        request=row.request,
+        architectures=[schemas.FleetArchitecture(**one) for one in answer["architectures"]],
+        members=members,
+        mean_top1=answer["mean_top1"],
+        by_subnets=[schemas.Simplification(**one) for one in answer["by_subnets"]],
+        exact=answer["exact"],
+        warnings=warnings_of(rows.values(), store),
+        evaluations=answer["evaluations"],
+        created_at=row.created_at,
+    )

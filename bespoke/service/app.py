@@ -23,6 +23,7 @@ from bespoke.service.routers import (
     artifacts,
     campaigns,
     devices,
+    fleets,
     health,
     jobs,
     leases,
@@ -37,7 +38,7 @@ from bespoke.service.workplace import open_workplace
 
 __all__ = ["create_app", "open_service"]
 
-ROUTERS = (health, supernets, devices, tables, campaigns, leases, artifacts, searches, subnets, jobs)
+ROUTERS = (health, supernets, devices, tables, campaigns, leases, artifacts, searches, fleets, subnets, jobs)
 DESCRIPTION = """
 A latency (or MACs, memory, size) budget and a device go in; the network that fits comes out, as ONNX
 with its weights. Errors are `application/problem+json` (RFC 9457) with stable types. Limits,

@@ -78,7 +78,7 @@ def _made(service: Service, row: orm.StoredSubnet, dynamic_batch: bool) -> orm.A
     """The model of a subnet, waited for."""
     if not service.place.catalogue.entry(row.supernet).has_statistics:
         raise StatisticsMissing(
-            f"supernet {row.supernet!r} came without a BN statistics table, so its subnets cannot be cut out: "
+            f"supernet {row.supernet!r} has no BN statistics table, so no subnet can be cut out of it: "
             f"make one with `bespoke zoo calibrate {row.supernet} --images FOLDER`"
         )
     return service.models.wait(row.id, dynamic_batch, service.place.settings.model_wait_s)

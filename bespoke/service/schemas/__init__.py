@@ -14,6 +14,7 @@ from bespoke.service.schemas.campaigns import (
 )
 from bespoke.service.schemas.common import ApiName, Request, RevisionName, SupernetName
 from bespoke.service.schemas.devices import Device, DeviceRequest, Devices, Profile
+from bespoke.service.schemas.fleets import Fleet, FleetArchitecture, FleetRequest, Served, Simplification
 from bespoke.service.schemas.health import Health, Readiness
 from bespoke.service.schemas.jobs import Job
 from bespoke.service.schemas.leases import (
@@ -65,6 +66,9 @@ __all__ = [
     "Effort",
     "FewShotChoice",
     "FewShotRequest",
+    "Fleet",
+    "FleetArchitecture",
+    "FleetRequest",
     "Front",
     "FrontMember",
     "Health",
@@ -90,6 +94,8 @@ __all__ = [
     "Revisions",
     "Search",
     "SearchRequest",
+    "Served",
+    "Simplification",
     "Source",
     "Statistics",
     "Subnet",
