@@ -2,6 +2,8 @@
 
 from bespoke.search.evaluator import feasible_ranges
 from bespoke.search.evolution import search
+from bespoke.search.fleet import FleetMember, FleetResult, fleet
+from bespoke.search.front import Front, pareto_front
 from bespoke.search.pareto import hypervolume, non_dominated
 from bespoke.search.problem import (
     METRICS,
@@ -19,12 +21,17 @@ __all__ = [
     "Candidate",
     "Constraint",
     "Effort",
+    "FleetMember",
+    "FleetResult",
+    "Front",
     "LatencyPricer",
     "Problem",
     "SearchResult",
     "feasible_ranges",
+    "fleet",
     "hypervolume",
     "non_dominated",
+    "pareto_front",
     "restrict",
     "search",
 ]

@@ -1,4 +1,8 @@
-"""Fronts and the volume that they dominate. Every objective is minimised; negate what is maximised."""
+"""Fronts and the volume that they dominate. Every objective is minimised; negate what is maximised.
+
+Source: Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II (2002), for the sorting
+into fronts and the crowding distance.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,17 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     points, inverse = np.unique(values, axis=0, return_inverse=True)
     # In lexicographic order a point is dominated by an earlier one only.
-    kept = np.zeros((0, values.shape[1]))
+    stays = _falling(points[:, 1]) if values.shape[1] == 2 else _undominated(points)
+    return stays[inverse.ravel()]
+
+
+def _falling(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values are below all earlier ones: the front of two objectives, sorted by the other one."""
+    return values < np.minimum.accumulate(np.append(np.inf, values))[:-1]
+
+
+def _undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    kept = np.zeros((0, points.shape[1]))
     stays = np.zeros(len(points), np.bool_)
     for start in range(0, len(points), _BLOCK):
         block = points[start : start + _BLOCK]
@@ -32,7 +46,87 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
         dominated = (at_most & (rivals[:, None] < block[None]).any(axis=2)).any(axis=0)
         stays[start : start + _BLOCK] = ~dominated
         kept = np.concatenate([kept, block[~dominated]])
-    return stays[inverse.ravel()]
+    return stays
+
+
+def select(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """The survivors of NSGA-II: front after front, and of the last one those that stand apart.
+
+    Args:
+        values: (N, M), smaller is better.
+        count: How many are wanted.
+
+    Returns:
+        Indices of at most ``count`` points, front after front; of equal points only the first.
+    """
+    left = np.sort(np.unique(values, axis=0, return_index=True)[1])
+    chosen = []
+    while len(left) and count:
+        first = non_dominated(values[left])
+        front = left[first]
+        if len(front) > count:
+            front = front[thin(values[front], count)]
+        chosen.append(front)
+        left, count = left[~first], count - len(front)
+    return np.concatenate(chosen) if chosen else left
+
+
+def thin(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Leave out the most crowded point, again and again, until ``count`` are left.
+
+    Args:
+        values: (N, M).
+        count: How many stay, at least 1.
+
+    Returns:
+        Ascending indices.
+    """
+    stays = np.arange(len(values))
+    while len(stays) > count:
+        stays = np.delete(stays, crowding(values[stays]).argmin())
+    return stays
+
+
+def crowding(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far apart each point's neighbours are, over all objectives; infinite at the ends.
+
+    Args:
+        values: (N, M).
+
+    Returns:
+        Shape (N,): the sum over the objectives, each relative to its range.
+    """
+    count, objectives = values.shape
+    order = np.argsort(values, axis=0, kind="stable")
+    ranked = np.take_along_axis(values, order, axis=0)
+    spread = np.full((count, objectives), np.inf)
+    extent = ranked[-1] - ranked[0] if count else np.ones(objectives)
+    spread[1:-1] = (ranked[2:] - ranked[:-2]) / np.where(extent > 0, extent, 1.0)
+    result = np.zeros((count, objectives))
+    np.put_along_axis(result, order, spread, axis=0)
+    total: NDArray[np.float64] = result.sum(axis=1)
+    return total
+
+
+def advance(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each point lies beyond a front.
+
+    Args:
+        values: (N, M), smaller is better.
+        front: (F, M), F at least 1.
+
+    Returns:
+        Shape (N,): what would have to be added to every objective, as a share of the front's extent in
+        it, for the point to be dominated (additive epsilon indicator); negative inside.
+    """
+    extent = np.ptp(front, axis=0)
+    unit = np.where(extent > 0, extent, 1.0)
+    values, front = values / unit, front / unit
+    result = np.empty(len(values))
+    for start in range(0, len(values), _BLOCK):
+        margins = (front[None] - values[start : start + _BLOCK, None]).max(axis=2)
+        result[start : start + _BLOCK] = margins.min(axis=1)
+    return result
 
 
 def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
@@ -61,6 +155,9 @@ def _volume(points: NDArray[np.float64], reference: NDArray[np.float64]) -> floa
         return float(reference[0] - points[:, 0].min())
     points = points[np.argsort(points[:, -1], kind="stable")]
     levels = np.append(points[:, -1], reference[-1])
+    if len(reference) == 2:
+        reach = reference[0] - np.minimum.accumulate(points[:, 0])
+        return float((reach * np.diff(levels)).sum())
     total = 0.0
     for i in range(len(points)):
         depth = float(levels[i + 1] - levels[i])
