@@ -133,10 +133,12 @@ def card_line(card: dict[str, Any] | None) -> str:
     """A quality card in one line."""
     if not card:
         return "no quality card: nobody compared it with whole networks"
+    repeat = card["repeat_mape"]
+    told = "unknown" if repeat is None else f"{repeat:.1%}"
     return (
         f"{card['subnets']} held-out networks: mean error {card['mape']:.1%}, p95 {card['p95_error']:.1%}, "
         f"worst {card['worst_error']:.1%}; within 10%: {card['within_10pct']:.0%}; "
-        f"Spearman {card['spearman']:.3f}; repeat error {card['repeat_mape']:.1%}"
+        f"Spearman {card['spearman']:.3f}; repeat error {told}"
     )
 
 

@@ -1,0 +1,254 @@
+"""``bespoke searches``: ask a running service for subnets, and fetch them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bespoke.cli.devices import SERVER, Key, Server, find_device
+from bespoke.client import Client
+from bespoke.supernet.errors import ApiError, InvalidInput
+
+searches_app = typer.Typer(help="Ask a running service for subnets.", no_args_is_help=True)
+
+INFEASIBLE = 3
+DEFAULT_SUPERNET = "ofa-mbv3-imagenette"
+MEMBERS = "DEVICE:METRIC=LIMIT[@CONFIDENCE][,METRIC=LIMIT...]"
+
+SupernetName = Annotated[str, typer.Option(help="Name of a supernet of the zoo.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+Population = Annotated[int | None, typer.Option(help="Effort: lineages that climb.")]
+Generations = Annotated[int | None, typer.Option(help="Effort: steps that they climb.")]
+Out = Annotated[Path | None, typer.Option(help="Write the model here, as ONNX.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.add_typer(searches_app, name="searches")
+
+
+@searches_app.command("ask")
+def ask(
+    key: Key,
+    supernet: SupernetName = DEFAULT_SUPERNET,
+    device: Annotated[str | None, typer.Option(help="Id or name of the main device.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC=LIMIT, e.g. latency_ms=20, or latency_ms=20@0.95; may be repeated."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further device, DEVICE or DEVICE=MS or DEVICE=MS@CONFIDENCE; may be repeated."),
+    ] = None,
+    restrict: Annotated[
+        list[str] | None,
+        typer.Option(help="Choices that are left, e.g. kernel=3,5 or resolution=160; may be repeated."),
+    ] = None,
+    min_top1: Annotated[float | None, typer.Option(help="Least predicted top-1, in [0, 1].")] = None,
+    minimise: Annotated[
+        str | None, typer.Option(help="Metric to make small with --min-top1; the latency unless given.")
+    ] = None,
+    alternatives: Annotated[int, typer.Option(help="How many other subnets near the optimum.")] = 0,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Also find the whole front.")] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="What the front trades, e.g. top1,latency_ms,params.")
+    ] = None,
+    verify: Annotated[
+        str | None, typer.Option(help="measured or accuracy: measure the best few as well.")
+    ] = None,
+    seed: Seed = None,
+    population: Population = None,
+    generations: Generations = None,
+    out: Out = None,
+    server: Server = SERVER,
+    as_json: Json = False,
+) -> None:
+    """Find the best subnet within limits; exit code 3 if none fits."""
+    with Client(server, key) as client, _infeasible(as_json):
+        devices = {}
+        for text in also or ():
+            name, limits = _also(text)
+            devices[find_device(client, name)] = limits
+        found = client.search(
+            supernet,
+            dict(_limit(text) for text in limit or ()),
+            find_device(client, device) if device else None,
+            devices=devices,
+            restrict=dict(_choices(text) for text in restrict or ()),
+            min_top1=min_top1,
+            minimise=minimise,
+            alternatives=alternatives,
+            pareto=_metrics(metrics) if metrics else pareto,
+            verify=verify,
+            seed=seed,
+            effort=_given(population=population, generations=generations),
+        )
+        digest = client.download_model(found["subnet"]["id"], out) if out else None
+    _print_search(found, as_json)
+    if out and not as_json:
+        print(f"{out}  sha256 {digest}")
+
+
+@searches_app.command("show")
+def show(
+    key: Key,
+    search: Annotated[str, typer.Argument(help="Id of a search.")],
+    out: Out = None,
+    server: Server = SERVER,
+    as_json: Json = False,
+) -> None:
+    """Show an earlier answer."""
+    with Client(server, key) as client:
+        found = client.search_result(search)
+        if out:
+            client.download_model(found["subnet"]["id"], out)
+    _print_search(found, as_json)
+
+
+@searches_app.command("replay")
+def replay(
+    key: Key,
+    search: Annotated[str, typer.Argument(help="Id of a search.")],
+    server: Server = SERVER,
+    as_json: Json = False,
+) -> None:
+    """Search again on the revisions of then; it is an error that names what changed if it differs."""
+    with Client(server, key) as client:
+        found = client.replay(search)
+    _print_search(found, as_json)
+
+
+@searches_app.command("fleet")
+def fleet(
+    key: Key,
+    member: Annotated[list[str], typer.Option(help=f"{MEMBERS}; may be repeated.")],
+    supernet: SupernetName = DEFAULT_SUPERNET,
+    subnets: Annotated[int, typer.Option(help="How many different architectures at most.")] = 1,
+    seed: Seed = None,
+    population: Population = None,
+    generations: Generations = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the members' models, as ONNX.")] = None,
+    server: Server = SERVER,
+    as_json: Json = False,
+) -> None:
+    """Cover several devices, each with its limits, with few architectures; exit code 3 if none fits."""
+    with Client(server, key) as client, _infeasible(as_json):
+        members = []
+        for text in member:
+            name, limits = _member(text)
+            members.append({"device": find_device(client, name), "constraints": limits})
+        found = client.fleet(
+            supernet,
+            members,
+            subnets,
+            seed=seed,
+            effort=_given(population=population, generations=generations),
+        )
+        if out:
+            for subnet_id in {served["subnet"]["id"] for served in found["members"]}:
+                client.download_model(subnet_id, out / f"{subnet_id}.onnx")
+    if as_json:
+        print(json.dumps(found))
+        return
+    for served in found["members"]:
+        predicted, subnet = served["subnet"]["predicted"], served["subnet"]["id"]
+        told = f"top-1 {predicted['top1']:.4f} (alone {served['alone_top1']:.4f})"
+        print(f"{served['device']}  {subnet}  {told}{_latency(predicted)}")
+    for one in found["by_subnets"]:
+        mean = "cannot meet all limits" if one["mean_top1"] is None else f"mean top-1 {one['mean_top1']:.4f}"
+        cost = "" if one["cost_top1"] is None else f", costs {100 * one['cost_top1']:.2f} points"
+        print(f"at most {one['subnets']} architectures: {mean}{cost}")
+
+
+@contextmanager
+def _infeasible(as_json: bool) -> Iterator[None]:
+    """End with the infeasible exit code where no architecture meets the limits."""
+    try:
+        yield
+    except ApiError as error:
+        if error.slug != "budget-infeasible":
+            raise
+        print(
+            json.dumps(error.problem) if as_json else f"bespoke: {error}",
+            file=None if as_json else sys.stderr,
+        )
+        raise typer.Exit(INFEASIBLE) from error
+
+
+def _print_search(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, subnet in [("subnet", found["subnet"]), *(("alternative", s) for s in found["alternatives"])]:
+        predicted = subnet["predicted"]
+        print(f"{name:12}{subnet['id']}  top-1 {predicted['top1']:.4f}{_latency(predicted)}")
+        print(f"{'':12}{json.dumps(subnet['architecture'])}")
+    for limit in found["limits"]:
+        state = "binds" if limit["binds"] else "has room"
+        print(f"limit       {limit['metric']} {limit['used']:g} of {limit['limit']:g}: {state}")
+    for member in found["front"]["members"] if found["front"] else ():
+        predicted = member["predicted"]
+        print(f"front       {member['subnet_id']}  top-1 {predicted['top1']:.4f}{_latency(predicted)}")
+    for warning in found["warnings"]:
+        print(f"warning     {warning['detail']}")
+    print(f"search      {found['id']}")
+
+
+def _latency(predicted: dict[str, Any]) -> str:
+    own = [] if predicted["latency_ms"] is None else [f"{predicted['latency_ms']:.3f} ms"]
+    others = [f"{one['latency_ms']:.3f} ms on {name}" for name, one in predicted["devices"].items()]
+    return "".join(f"  {text}" for text in [*own, *others]) or f"  {predicted['macs'] / 1e6:.1f} M MACs"
+
+
+def _given(**options: Any) -> dict[str, Any] | None:
+    return {name: value for name, value in options.items() if value is not None} or None
+
+
+def _limit(text: str, option: str = "--limit") -> tuple[str, Any]:
+    """``METRIC=LIMIT`` or ``METRIC=LIMIT@CONFIDENCE``."""
+    metric, _, value = text.partition("=")
+    return metric, _bound(value, option, text)
+
+
+def _bound(value: str, option: str, whole: str) -> Any:
+    limit, _, confidence = value.partition("@")
+    number = _number(option, whole, "a number, as in latency_ms=20 or latency_ms=20@0.95")
+    return {"limit": number(limit), "confidence": number(confidence)} if confidence else number(limit)
+
+
+def _also(text: str) -> tuple[str, dict[str, Any]]:
+    device, _, value = text.partition("=")
+    return device, {"latency_ms": _bound(value, "--also", text)} if value else {}
+
+
+def _member(text: str) -> tuple[str, dict[str, Any]]:
+    device, _, limits = text.partition(":")
+    return device, dict(_limit(one, "--member") for one in limits.split(",") if one)
+
+
+def _choices(text: str) -> tuple[str, list[float]]:
+    dimension, _, values = text.partition("=")
+    number = _number("--restrict", text, "numbers, as in kernel=3,5")
+    numbers = [number(one) for one in values.split(",")]
+    return dimension, [int(one) if one.is_integer() else one for one in numbers]
+
+
+def _metrics(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
+
+
+def _number(option: str, whole: str, expected: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise InvalidInput(f"{option}: got {whole!r}, expected {expected}") from None
+
+    return read
