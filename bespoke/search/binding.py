@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bespoke.search.evaluator import Limits, limited_value, prices
 from bespoke.search.problem import Candidate, Problem
-from bespoke.supernet.architecture import encode
+from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, canonical
 from bespoke.supernet.genomes import neighbours
 
 
@@ -40,7 +42,7 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
         problem: What was asked.
         best: The answer.
     """
-    genome = encode(problem.space, [best.architecture])
+    genome = _genome(problem.space, best.architecture)[None]
     around, _, _ = neighbours(problem.space, genome[0])
     limits = Limits(problem)
     top1 = problem.predictor.top1(around)
@@ -64,3 +66,16 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
         short = bool((top1[better] < problem.min_top1).any())
         uses.append(LimitUse("top1", problem.min_top1, None, best.top1, short))
     return tuple(uses)
+
+
+def _genome(space: SearchSpace, architecture: Architecture) -> Genomes:
+    """An architecture as a genome of a space that may be restricted, (G,).
+
+    What does not matter in it may have a value that the restricted space lacks.
+    """
+    row = [
+        d.choices.index(value) if value in d.choices else 0
+        for d in space.dimensions
+        for value in architecture[d.name]
+    ]
+    return canonical(space, np.array([row], np.int16))[0]
