@@ -120,6 +120,17 @@ def build_table(
 # What was measured
 
 
+def measured_networks(plan: ProfilingPlan, reports: Iterable[Report]) -> dict[str, LatencyStat]:
+    """The samples of each whole network of a plan in brief, by entry id; those that failed are missing.
+
+    Raises:
+        MeasurementInvalid: A time is not finite, not positive or absurd.
+    """
+    measured = _Measured.collect(plan, reports)
+    entries = [entry.id for entry in plan.entries if entry.kind == "subnet"]
+    return {entry_id: measured.stat(entry_id) for entry_id in entries if entry_id in measured.kept}
+
+
 @dataclass(frozen=True)
 class _Subnet:
     """A validation subnet with its measurement."""

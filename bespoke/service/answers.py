@@ -35,7 +35,7 @@ def campaign(row: orm.Campaign, store: Store) -> schemas.Campaign:
         id=row.id,
         device_id=row.device_id,
         supernet=row.supernet,
-        purpose=cast(Literal["table", "check"], row.purpose),
+        purpose=cast(Literal["table", "check", "verify"], row.purpose),
         effort=row.effort,
         state=cast(schemas.CampaignState, row.state),
         progress=schemas.Progress(
@@ -151,8 +151,17 @@ def subnet(row: orm.StoredSubnet) -> schemas.Subnet:
     )
 
 
-def search(row: orm.Search, found: orm.StoredSubnet, store: Store) -> schemas.Search:
-    """A search with all that it found, and what its tables are worth by now."""
+def search(
+    row: orm.Search, found: orm.StoredSubnet, store: Store, improved_by: float | None = None
+) -> schemas.Search:
+    """A search with all that it found, and what its tables are worth by now.
+
+    Args:
+        row: The search.
+        found: Its subnet.
+        store: Knows the rest.
+        improved_by: By how many points of top-1 the archive beats it now.
+    """
     answer = row.answer or {}
     alternatives, front = answer.get("alternatives") or [], answer.get("front")
     others = store.subnets([*alternatives, *(front["members"] if front else [])])
@@ -164,10 +173,31 @@ def search(row: orm.Search, found: orm.StoredSubnet, store: Store) -> schemas.Se
         alternatives=[subnet(others[one]) for one in alternatives],
         front=_front(front, others) if front else None,
         warnings=warnings_of([found], store),
+        archive=row.archive,
+        improved_by=improved_by,
+        verified=_verified(row, store) if row.request.get("verify") else None,
         evaluations=row.evaluations,
         generations=row.generations,
         duration_s=row.duration_s,
         created_at=row.created_at,
+    )
+
+
+def _verified(row: orm.Search, store: Store) -> schemas.Verified | None:
+    verification = store.verification(row.id)
+    if verification is None:
+        return None
+    job, result = store.job(verification.job_id), verification.result or {}
+    return schemas.Verified(
+        kind=cast(Literal["measured", "accuracy"], verification.kind),
+        job_id=job.id,
+        state=cast(schemas.JobState, job.state),
+        progress=job.progress,
+        error=(job.error or {}).get("detail"),
+        met=result.get("met"),
+        winner=result.get("winner"),
+        images=result.get("images"),
+        rounds=[schemas.VerificationRound(**one) for one in verification.rounds],
     )
 
 

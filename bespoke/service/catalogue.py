@@ -23,6 +23,9 @@ Ranges = dict[str, list[float]]
 
 KEPT = 256
 
+ENTRY_FILES = (*zoo.NEEDED, zoo.STATISTICS, "card.json")
+PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
+
 
 class Catalogue:
     """What searches read, by supernet digest and table revision. Safe to use from several threads."""
@@ -38,12 +41,14 @@ class Catalogue:
         return zoo.names(self._root)
 
     def entry(self, name: str) -> zoo.ZooEntry:
-        """A supernet.
+        """A supernet, read again where its files have changed: a new one is served without a restart.
 
         Raises:
             NotFound: There is no such supernet.
         """
-        return self._once(("entry", name), lambda: zoo.entry(name, self._root))
+        return self._once(
+            ("entry", name, _stamps(self._root / name, ENTRY_FILES)), lambda: zoo.entry(name, self._root)
+        )
 
     def predictor(self, name: str) -> AccuracyPredictor:
         """The accuracy predictor of a supernet.
@@ -55,7 +60,8 @@ class Catalogue:
         if not (entry.folder / "predictor.json").is_file():
             raise Unavailable(f"supernet {name!r} has no accuracy predictor: it cannot be searched")
         return self._once(
-            ("predictor", entry.digest), lambda: read_predictor(entry.folder / "predictor.json", entry.space)
+            ("predictor", entry.digest, _stamps(entry.folder, PREDICTOR_FILES)),
+            lambda: read_predictor(entry.folder / "predictor.json", entry.space),
         )
 
     def table(self, device_id: str, supernet: str) -> LatencyTable:
@@ -67,19 +73,23 @@ class Catalogue:
         return self.read(self.serving(device_id, supernet))
 
     def serving(self, device_id: str, supernet: str) -> StoredTable:
-        """The row of the table that serves a device for a supernet.
+        """The row of the table that serves a device for a supernet, without its content.
 
         Raises:
+            NotFound: There is no such device.
             DeviceNotProfiled: There is none.
         """
-        row = self._store.latest_table(device_id, supernet)
+        row = self._store.serving_state(device_id, supernet)
         if row is None:
+            self._store.device(device_id)
             raise DeviceNotProfiled(device_id, supernet)
         return row
 
     def read(self, row: StoredTable) -> LatencyTable:
         """The table of a row."""
-        return self._once(("table", row.id), lambda: LatencyTable.from_json(read_table(row)))
+        return self._once(
+            ("table", row.id), lambda: LatencyTable.from_json(read_table(self._store.table_by_id(row.id)))
+        )
 
     def pricer(self, supernet: str, table: LatencyTable) -> TablePricer:
         """A table's prices for populations of a supernet's space.
@@ -122,6 +132,19 @@ class Catalogue:
             self._kept.move_to_end(key)
             value: T = self._kept[key]
             return value
+
+
+def _stamps(folder: Path, files: tuple[str, ...]) -> tuple[tuple[int, int, int] | None, ...]:
+    """What tells that a file is another one than before: cheap enough to ask for at every request."""
+    return tuple(_stamp(folder / name) for name in files)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # None there; or the name is none that a file can have.
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _listed(ranges: dict[str, tuple[float, float]]) -> Ranges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from bespoke.service.archiving import build_missing, refine
 from bespoke.service.checking import start_due_checks
 from bespoke.service.engines.protocol import JobEngine
 from bespoke.service.workplace import Workplace
@@ -16,7 +17,7 @@ Chore = Callable[[JobEngine], None]
 
 def chores(place: Workplace) -> Sequence[Chore]:
     """All chores, bound to where they work."""
-    return (partial(start_due_checks, place), partial(prune, place))
+    return tuple(partial(chore, place) for chore in (start_due_checks, prune, build_missing, refine))
 
 
 def prune(place: Workplace, _engine: JobEngine) -> None:

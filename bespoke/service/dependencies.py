@@ -32,8 +32,8 @@ class Service:
     models: ModelMaker
 
 
-def running(request: Request) -> Service:
-    """The service that the app started."""
+async def running(request: Request) -> Service:
+    """The service that the app started; without a thread of its own, since it only looks."""
     service: Service = request.app.state.service
     return service
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -24,6 +24,9 @@ __all__ = ["MEDIA_TYPE", "ModelMaker", "QueuedModels", "WarmModels", "class_name
 
 MEDIA_TYPE = "application/onnx"
 POLL_S = 0.05
+MOST_AHEAD = 16
+"""Models that are made before anybody waits for them; of more, the oldest are made when they are fetched."""
+REMEMBERED = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,11 @@ class WarmModels:
     def __init__(self, settings: Settings, store: Store, supernets: Sequence[str]) -> None:
         """Start the child, and have it load these supernets."""
         self._settings, self._store, self._supernets = settings, store, tuple(supernets)
-        self._asked: queue.Queue[Wanted | None] = queue.Queue()
         self._pending: dict[Wanted, Future[ArtifactRow]] = {}
-        self._lock = threading.Lock()
+        self._waited_for: deque[Wanted] = deque()
+        self._ahead: deque[Wanted] = deque()
+        self._tried: OrderedDict[Wanted, None] = OrderedDict()
+        self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="warm-models", daemon=True)
@@ -67,38 +72,56 @@ class WarmModels:
         return self._warm.is_set()
 
     def ask(self, subnet_id: str, dynamic_batch: bool = False) -> None:
-        """See ``ModelMaker``."""
-        self._future(subnet_id, dynamic_batch)
+        """See ``ModelMaker``; of many that are asked for, the newest ones are made before anybody waits."""
+        self._want((subnet_id, dynamic_batch), now=False)
 
     def wait(self, subnet_id: str, dynamic_batch: bool, timeout_s: float) -> ArtifactRow:
         """See ``ModelMaker``."""
         if (made := self._store.model(subnet_id, dynamic_batch)) is not None:
             return made
         try:
-            return self._future(subnet_id, dynamic_batch).result(timeout_s)
+            return self._want((subnet_id, dynamic_batch), now=True).result(timeout_s)
         except FutureTimeout:
             raise _late(subnet_id) from None
 
     def stop(self) -> None:
         """End the child; whoever waits is told."""
         self._stopping.set()
-        self._asked.put(None)
+        with self._changed:
+            self._changed.notify_all()
         self._thread.join()
 
-    def _future(self, subnet_id: str, dynamic_batch: bool) -> Future[ArtifactRow]:
-        wanted = (subnet_id, dynamic_batch)
-        with self._lock:
-            if wanted not in self._pending:
-                self._pending[wanted] = Future()
-                self._asked.put(wanted)
-            return self._pending[wanted]
+    def _want(self, wanted: Wanted, *, now: bool) -> Future[ArtifactRow]:
+        """Have a model made: before those that nobody waits for, or in their midst."""
+        with self._changed:
+            if not now and wanted in self._tried:
+                return Future()
+            future = self._pending.get(wanted)
+            if future is None:
+                future = self._pending[wanted] = Future()
+                (self._waited_for if now else self._ahead).append(wanted)
+                while len(self._ahead) > MOST_AHEAD:
+                    del self._pending[self._ahead.popleft()]
+            elif now and wanted in self._ahead:
+                self._ahead.remove(wanted)
+                self._waited_for.append(wanted)
+            self._changed.notify_all()
+            return future
+
+    def _next(self) -> Wanted | None:
+        """What to make now; None where the service is shutting down."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waited_for or self._ahead or self._stopping.is_set())
+            if self._stopping.is_set():
+                return None
+            return self._waited_for.popleft() if self._waited_for else self._ahead.pop()
 
     def _serve(self) -> None:
         # The thread that starts a child must outlive it, so this one does all of it.
         child = Child(self._settings)
         try:
             self._load(child)
-            while (wanted := self._asked.get()) is not None and not self._stopping.is_set():
+            while (wanted := self._next()) is not None:
                 child = child if child.alive else Child(self._settings)
                 self._make(child, wanted)
         except Stopped:
@@ -132,7 +155,10 @@ class WarmModels:
             self._take(wanted).set_result(made)
 
     def _take(self, wanted: Wanted) -> Future[ArtifactRow]:
-        with self._lock:
+        with self._changed:
+            self._tried[wanted] = None
+            while len(self._tried) > REMEMBERED:
+                self._tried.popitem(last=False)
             return self._pending.pop(wanted)
 
 
@@ -145,7 +171,8 @@ class QueuedModels:
 
     def ask(self, subnet_id: str, dynamic_batch: bool = False) -> None:
         """See ``ModelMaker``."""
-        if self._store.model(subnet_id, dynamic_batch) is None:
+        few = len(self._store.unfinished_jobs("materialise")) < MOST_AHEAD
+        if few and self._store.model(subnet_id, dynamic_batch) is None:
             self._job(subnet_id, dynamic_batch)
 
     def wait(self, subnet_id: str, dynamic_batch: bool, timeout_s: float) -> ArtifactRow:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from bespoke.search.feasibility import infeasible_document
 from bespoke.supernet.errors import (
+    AgentOffline,
     AgentQuarantined,
     ApiError,
     ArchitectureInvalid,
@@ -75,6 +76,7 @@ KINDS: Mapping[type[BespokeError], tuple[int, str, str]] = {
     TableIncomplete: (409, "device-not-profiled", "The device's latency table lacks ops"),
     ReplayDiffers: (409, "replay-differs", "The search does not come to its answer again"),
     LeaseLost: (409, "lease-lost", "The lease is over"),
+    AgentOffline: (409, "agent-offline", "No agent of the device is online"),
     AgentQuarantined: (409, "agent-quarantined", "The agent is quarantined"),
     Conflict: (409, "conflict", "The present state does not allow it"),
     Refused: (400, "request-invalid", "The request may not be served"),
@@ -118,6 +120,8 @@ def _members(error: BespokeError) -> dict[str, Any]:
             return {"search_id": error.search_id, "changed": error.changed}
         case LeaseLost():
             return {"lease_id": error.lease_id}
+        case AgentOffline():
+            return {"device_id": error.device_id, "seen_at": error.seen_at}
         case AgentQuarantined():
             return {"agent": error.agent, "reason": error.reason, "until": error.until}
         case MeasurementInvalid():

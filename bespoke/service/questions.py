@@ -115,9 +115,9 @@ def ground(place: Workplace, request: SearchRequest, revisions: Mapping[str, str
 
 
 def _row(place: Workplace, device: str, supernet: str, revisions: Mapping[str, str] | None) -> StoredTable:
-    place.store.device(device)
     if revisions is None:
         return place.catalogue.serving(device, supernet)
+    place.store.device(device)
     return place.store.table(device, revisions[device])
 
 
@@ -190,8 +190,13 @@ def objectives(request: SearchRequest) -> tuple[str, ...] | None:
     return tuple(request.pareto.metrics)
 
 
-def complete(request: SearchRequest, effort: Effort) -> Json:
-    """A request with every default filled in: asked again, it is the same question."""
+def complete(request: SearchRequest, effort: Effort | None) -> Json:
+    """A request with every default filled in: asked again, it is the same question.
+
+    Args:
+        request: The request.
+        effort: Of the search; None for one that is answered without, and asks for none.
+    """
     metrics = objectives(request)
     return {
         "supernet": request.supernet,
@@ -207,7 +212,7 @@ def complete(request: SearchRequest, effort: Effort) -> Json:
         "alternatives": request.alternatives,
         "pareto": None if metrics is None else {"metrics": list(metrics)},
         "seed": request.seed,
-        "effort": {"population": effort.population, "generations": effort.generations},
+        "effort": {"population": effort.population, "generations": effort.generations} if effort else {},
         "verify": request.verify,
     }
 

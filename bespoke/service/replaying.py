@@ -9,7 +9,7 @@ from bespoke import __version__
 from bespoke.service.orm import Search, StoredSubnet
 from bespoke.service.questions import Ground, ground, problem
 from bespoke.service.schemas import SearchRequest
-from bespoke.service.searching import answer_json, solve
+from bespoke.service.searching import Found, answer_json, look_up, solve
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.errors import NotFound, ReplayDiffers, Unavailable
 
@@ -33,7 +33,7 @@ def replay(place: Workplace, search_id: str) -> tuple[Search, StoredSubnet]:
     row, subnet = place.store.search(search_id)
     request = SearchRequest.model_validate(row.request)
     base = _ground(place, row, subnet, request)
-    found = solve(problem(place, base, request), request)
+    found = _found_again(place, row, base, request)
     again, _ = answer_json(base, request.device, found)
     before = _before(row, again)
     if again != before:
@@ -43,6 +43,20 @@ def replay(place: Workplace, search_id: str) -> tuple[Search, StoredSubnet]:
             changed.insert(0, _change("version", was, __version__))
         raise ReplayDiffers(search_id, changed)
     return row, subnet
+
+
+def _found_again(place: Workplace, row: Search, base: Ground, request: SearchRequest) -> Found:
+    """The answer, looked up in the very archive that gave it, or searched where it was searched."""
+    posed, archive = problem(place, base, request), row.archive
+    if archive is None:
+        return solve(posed, request)
+    try:
+        found = look_up(place, base, posed, request, archive)
+    except NotFound as error:
+        raise ReplayDiffers(row.id, [_change("archive", archive, None)]) from error
+    if found is None:
+        raise ReplayDiffers(row.id, [_change("subnet", row.subnet_id, None)])
+    return found
 
 
 def _ground(place: Workplace, row: Search, subnet: StoredSubnet, request: SearchRequest) -> Ground:

@@ -13,12 +13,13 @@ from bespoke.search.binding import LimitUse, limit_uses
 from bespoke.search.evolution import search
 from bespoke.search.front import Front, pareto_front
 from bespoke.search.problem import Candidate, Problem, latency_of
+from bespoke.service.archive import key_of
 from bespoke.service.orm import Search, StoredSubnet
 from bespoke.service.questions import Ground, complete, ground, objectives, problem
 from bespoke.service.schemas import SearchRequest
 from bespoke.service.workplace import Workplace
 
-__all__ = ["Found", "answer", "answer_json", "solve", "subnet_row"]
+__all__ = ["Found", "answer", "answer_json", "look_up", "solve", "subnet_row"]
 
 # Length of a subnet's id in hex digits: 96 bits, so that ids never meet by chance.
 ID_DIGITS = 24
@@ -61,9 +62,53 @@ def answer(place: Workplace, request: SearchRequest) -> tuple[Search, StoredSubn
     """
     started = time.perf_counter()
     base = ground(place, request)
+    digest = _request_digest(base, request)
+    known = place.store.answered(digest) if request.verify is None else None
+    if known is not None:
+        return known
     posed = problem(place, base, request)
-    found = solve(posed, request)
-    return _keep(place, request, base, posed, found, time.perf_counter() - started)
+    found = look_up(place, base, posed, request) or solve(posed, request)
+    return _keep(place, request, base, posed, found, digest, time.perf_counter() - started)
+
+
+def look_up(
+    place: Workplace, base: Ground, posed: Problem, request: SearchRequest, digest: str | None = None
+) -> Found | None:
+    """Answer a request out of the archive.
+
+    Args:
+        place: The workplace.
+        base: What the answer follows from.
+        posed: The request's problem.
+        request: The request.
+        digest: Of the archive to look into; None for the newest one.
+
+    Returns:
+        The answer; None where the request is not plain, names an effort, or has no archive yet.
+
+    Raises:
+        NotFound: There is no archive with this digest.
+    """
+    if digest is None and (not place.settings.archives or request.pareto or _names_effort(request)):
+        return None
+    key = key_of(base.entry.digest, base.main.revision if base.main else None, base.predictor.revision)
+    hit = place.archives.find(key, posed, digest)
+    if hit is None:
+        return None
+    found, source = hit
+    return Found(
+        best=found.best,
+        alternatives=(),
+        front=None,
+        limits=limit_uses(posed, found.best),
+        evaluations=found.evaluations,
+        generations=found.generations,
+        origin={"archive": source},
+    )
+
+
+def _names_effort(request: SearchRequest) -> bool:
+    return any(value is not None for _, value in request.effort)
 
 
 def solve(posed: Problem, request: SearchRequest) -> Found:
@@ -80,11 +125,18 @@ def solve(posed: Problem, request: SearchRequest) -> Found:
 
 
 def _keep(
-    place: Workplace, request: SearchRequest, base: Ground, posed: Problem, found: Found, duration_s: float
+    place: Workplace,
+    request: SearchRequest,
+    base: Ground,
+    posed: Problem,
+    found: Found,
+    digest: str,
+    duration_s: float,
 ) -> tuple[Search, StoredSubnet]:
     content, rows = answer_json(base, request.device, found)
     return place.store.add_search(
-        request=complete(request, posed.effort),
+        request=complete(request, None if found.origin else posed.effort),
+        request_digest=digest,
         subnets=rows,
         answer={
             **content,
@@ -172,6 +224,14 @@ def _front_json(front: Front, subnet_ids: list[str]) -> Json:
 def _limit_json(use: LimitUse) -> Json:
     told = asdict(use)
     return {"metric": told.pop("name"), **told}
+
+
+def _request_digest(base: Ground, request: SearchRequest) -> str:
+    """Over a request and all that its answer follows from: who asks it again is given the same answer."""
+    asked = complete(request, None) | {"effort": request.effort.model_dump()}
+    revisions = [base.entry.digest, base.predictor.revision, base.revisions(request.device)]
+    text = json.dumps([asked, revisions, __version__], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _id(row: Json) -> str:

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
         s3_key_id: Access key id; empty for the environment's own.
         s3_secret: Secret of the access key.
         zoo: Folder of the supernets; empty for the bundled ones.
+        data: An image folder, or a folder of some: on whose validation images accuracy is verified.
         host: Address to listen on.
         port: Port to listen on.
         max_body_bytes: Largest body of a request.
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
         max_lease_entries: Most measurements of one lease.
         entries_per_step: ONNX files that one step of a campaign's preparation writes.
         check_hours: Hours after which a worker checks a device's table by its sentinels; 0 for never.
+        archives: Whether workers keep archives, out of which plain searches are answered.
         quarantine_s: How long an agent that is not to be trusted gets no work of a campaign.
         chores_s: How often a worker looks for checks that are due and models that nobody needs.
         artifact_grace_s: How long models are kept at least that no campaign and no subnet needs.
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     s3_key_id: str = ""
     s3_secret: SecretStr = SecretStr("")
     zoo: Path | None = None
+    data: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8321, ge=0, le=65535)
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024)
@@ -68,6 +71,7 @@ class Settings(BaseSettings):
     max_lease_entries: int = Field(default=64, ge=1)
     entries_per_step: int = Field(default=32, ge=1)
     check_hours: float = Field(default=0.0, ge=0)
+    archives: bool = True
     quarantine_s: float = Field(default=600.0, gt=0)
     chores_s: float = Field(default=60.0, gt=0)
     artifact_grace_s: float = Field(default=600.0, ge=0)

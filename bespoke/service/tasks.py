@@ -18,14 +18,18 @@ from typing import IO, Any
 
 from bespoke.latency_tables import (
     DeviceProfile,
+    LatencyTable,
     ProfilingEntry,
     ProfilingPlan,
     Report,
     build_table,
     entry_onnx,
 )
+from bespoke.latency_tables.learning import scaled_to, with_networks
+from bespoke.service.archiving import grow_archive
 from bespoke.service.artifacts import Artifact
 from bespoke.service.models import MEDIA_TYPE, metadata
+from bespoke.service.orm import Campaign
 from bespoke.service.revisions import to_keep
 from bespoke.service.settings import Settings
 from bespoke.service.workplace import Workplace, open_workplace
@@ -35,6 +39,7 @@ from bespoke.supernet.errors import BespokeError
 __all__ = ["TASKS", "main"]
 
 PR_SET_PDEATHSIG = 1
+MOST_IMAGES = 2000
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +60,31 @@ def write_entries(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
 def fit_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     """Make a campaign's latency table of all that was reported, and serve it."""
     campaign = place.store.campaign(arguments["campaign_id"])
-    profile = DeviceProfile.from_json(place.store.device(campaign.device_id).profile)
+    table = _built(place, campaign, *_measured(place, campaign))
     space = place.catalogue.entry(campaign.supernet).space
-    reports = [
-        Report(m.entry_id, m.round, m.samples_ms, m.cold_ms, m.error)
-        for m in place.store.reports(campaign.id)
-    ]
-    base = place.store.table_by_id(campaign.base_table) if campaign.base_table else None
-    table = build_table(
-        profile,
-        ProfilingPlan.from_json(campaign.plan or {}),
-        reports,
-        space,
-        base=place.catalogue.read(base) if base else None,
-        duration_s=place.store.active_s(campaign.id),
-    )
     table.pricer(space)  # a table that cannot price the space must fail here, not in a search
     place.store.finish_campaign(campaign.id, to_keep(table))
     return {"table_revision": table.revision}
+
+
+def _measured(place: Workplace, campaign: Campaign) -> tuple[ProfilingPlan, list[Report]]:
+    """What was asked for in a campaign, and what came."""
+    came = place.store.reports(campaign.id)
+    reports = [Report(m.entry_id, m.round, m.samples_ms, m.cold_ms, m.error) for m in came]
+    return ProfilingPlan.from_json(campaign.plan or {}), reports
+
+
+def _built(place: Workplace, campaign: Campaign, plan: ProfilingPlan, reports: list[Report]) -> LatencyTable:
+    """The table of a campaign of purpose ``table``."""
+    base = place.store.table_by_id(campaign.base_table) if campaign.base_table else None
+    return build_table(
+        DeviceProfile.from_json(place.store.device(campaign.device_id).profile),
+        plan,
+        reports,
+        place.catalogue.entry(campaign.supernet).space,
+        base=place.catalogue.read(base) if base else None,
+        duration_s=place.store.active_s(campaign.id),
+    )
 
 
 def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -87,10 +99,81 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
             f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
         )
     architecture = read_architecture(entry.space, row.architecture)
-    model = weights.materialise(entry, architecture, metadata(row), dynamic_batch=dynamic_batch)
+    model = weights.materialise(
+        entry, architecture, metadata(row), dynamic_batch=dynamic_batch, precision=row.precision
+    )
     artifact = _keep(place, model)
     place.store.add_model(row.id, dynamic_batch, artifact.sha256, artifact.size, MEDIA_TYPE)
     return {"sha256": artifact.sha256, "size": artifact.size}
+
+
+def write_candidates(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Write what a verification measures: subnets as they are shipped, and sentinels."""
+    campaign_id = arguments["campaign_id"]
+    written = []
+    for one in arguments["candidates"]:
+        made = materialise(place, {"subnet_id": one["subnet_id"], "dynamic_batch": False})
+        written.append({"entry_id": one["entry_id"], "kind": "subnet", "sha256": made["sha256"]})
+    plan = place.store.campaign(campaign_id).plan or {}
+    sentinels = [entry for entry in plan["entries"] if entry["kind"] == "sentinel"]
+    others = write_entries(place, {"campaign_id": campaign_id, "entries": sentinels})
+    return {"entries": [*written, *others["entries"]]}
+
+
+def learn_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make a table learn of the networks of a campaign that verified, and serve it."""
+    campaign = place.store.campaign(arguments["campaign_id"])
+    space = place.catalogue.entry(campaign.supernet).space
+    row = place.store.table_by_id(campaign.base_table or "")
+    later, origin = [_measured(place, campaign)], None
+    while row.campaign_id is not None:
+        made = place.store.campaign(row.campaign_id)
+        if made.purpose == "table":
+            origin = made
+            break
+        later.insert(0, _measured(place, made))
+        row = place.store.table_by_id(made.base_table or "")
+    if origin is None:
+        base = place.catalogue.read(place.store.table_by_id(campaign.base_table or ""))
+        table = scaled_to(base, space, *later[-1])
+    else:
+        plan, reports = with_networks(*_measured(place, origin), later)
+        table = _built(place, origin, plan, reports)
+    table.pricer(space)
+    kept = place.store.keep_learned(campaign.id, to_keep(table))
+    return {"table_revision": table.revision if kept else None}
+
+
+def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Measure the top-1 of subnets of one supernet on its data set's validation images."""
+    import numpy as np
+
+    from bespoke.service.verification import data_folder
+    from bespoke.supernet.subnet import load_supernet
+    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.evaluation import LabelledImages, subnet_top1
+
+    rows = [place.store.subnet(subnet_id) for subnet_id in arguments["subnet_ids"]]
+    entry = place.catalogue.entry(rows[0].supernet)
+    folder = data_folder(place, entry)
+    if folder is None:
+        raise BespokeError(f"the data set of supernet {entry.name!r} is gone: look at BESPOKE_DATA")
+    network, statistics = load_supernet(entry)
+    every = read_split(folder, "val")
+    # A random part of a large set: to tell the last few apart, 2,000 images are enough.
+    some = np.sort(np.random.default_rng(0).permutation(len(every))[:MOST_IMAGES])
+    images = LabelledImages(every.subset(some))
+    found = {
+        row.id: subnet_top1(
+            network,
+            read_architecture(entry.space, row.architecture),
+            statistics,
+            images,
+            place.settings.child_threads,
+        )
+        for row in rows
+    }
+    return {"top1": found, "images": len(images)}
 
 
 def _keep(place: Workplace, model: bytes) -> Artifact:
@@ -114,6 +197,10 @@ TASKS: Mapping[str, Callable[[Workplace, dict[str, Any]], dict[str, Any]]] = {
     "fit-table": fit_table,
     "materialise": materialise,
     "warm-up": warm_up,
+    "grow-archive": grow_archive,
+    "write-candidates": write_candidates,
+    "learn-table": learn_table,
+    "measure-top1": measure_top1,
 }
 
 

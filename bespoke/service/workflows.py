@@ -12,6 +12,7 @@ from bespoke.service.engines.protocol import Json, Run, Workflows
 from bespoke.service.models import ModelMaker
 from bespoke.service.orm import Campaign, StoredTable
 from bespoke.service.store import EntryModel
+from bespoke.service.verification import verify_search
 from bespoke.service.workplace import Workplace
 
 __all__ = ["workflows"]
@@ -26,6 +27,8 @@ def workflows(place: Workplace, models: ModelMaker) -> Workflows:
         "fit-campaign": partial(fit_campaign, place),
         "judge-check": partial(judge_check, place),
         "materialise": partial(materialise, place, models),
+        "grow-archive": partial(grow_archive, place),
+        "verify-search": partial(verify_search, place),
     }
 
 
@@ -58,6 +61,16 @@ def judge_check(place: Workplace, run: Run) -> Json:
     """Say whether a device has drifted, of the sentinels that the agents measured."""
     campaign_id: str = run.arguments["campaign_id"]
     return run.step("judge", lambda: judge(place, campaign_id))
+
+
+def grow_archive(place: Workplace, run: Run) -> Json:
+    """Add a generation to an archive."""
+
+    def grow() -> Json:
+        with Child(place.settings) as child:
+            return child.call("grow-archive", run.arguments, run.stopped)
+
+    return run.step("grow", grow)
 
 
 def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:

@@ -16,7 +16,16 @@ from bespoke.service.orm import Job
 from bespoke.service.store import Store
 from bespoke.supernet.errors import Unavailable
 
-__all__ = ["APPLICATION", "QUEUES", "VERSION", "WORKFLOW", "DistributedEngine", "queue_of", "system_database"]
+__all__ = [
+    "APPLICATION",
+    "QUEUES",
+    "VERSION",
+    "WAITING",
+    "WORKFLOW",
+    "DistributedEngine",
+    "queue_of",
+    "system_database",
+]
 
 APPLICATION = "bespoke"
 # Recovery looks for jobs of this version only; DBOS's default is a hash of the code, with which an
@@ -24,7 +33,10 @@ APPLICATION = "bespoke"
 VERSION = "1"
 WORKFLOW = "bespoke.job"
 # Queue to polling interval in seconds. A user waits for a model, nobody for the start of the others.
-QUEUES = {"models": 0.1, "campaigns": 0.5}
+QUEUES = {"models": 0.1, "campaigns": 0.5, "archives": 1.0, "verifications": 0.5}
+# Jobs of these mostly wait for agents, so one worker takes many of them at once.
+WAITING = {"verifications": 16}
+_QUEUE_OF = {"materialise": "models", "grow-archive": "archives", "verify-search": "verifications"}
 
 logging.getLogger("dbos").setLevel(logging.WARNING)
 
@@ -40,7 +52,7 @@ def system_database(database_url: str) -> str:
 
 def queue_of(kind: str) -> str:
     """The queue of a kind of job."""
-    return "models" if kind == "materialise" else "campaigns"
+    return _QUEUE_OF.get(kind, "campaigns")
 
 
 class DistributedEngine:

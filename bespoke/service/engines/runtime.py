@@ -14,6 +14,7 @@ from bespoke.service.engines.distributed import (
     APPLICATION,
     QUEUES,
     VERSION,
+    WAITING,
     WORKFLOW,
     DistributedEngine,
     system_database,
@@ -73,7 +74,7 @@ class Runtime:
         for name, polling_interval_sec in QUEUES.items():
             DBOS.register_queue(
                 name,
-                worker_concurrency=self._settings.worker_jobs,
+                worker_concurrency=WAITING.get(name, self._settings.worker_jobs),
                 polling_interval_sec=polling_interval_sec,
                 on_conflict="always_update",
             )

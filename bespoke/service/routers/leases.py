@@ -24,6 +24,7 @@ def lease(_key: AgentKey, device_id: schemas.ApiName, body: schemas.LeaseRequest
     """Take measurements on for a while; heartbeats extend it. Expired ones are given to others."""
     settings, store = service.place.settings, service.place.store
     store.device(device_id)
+    store.see_device(device_id)
     wanted = min(body.entries, settings.max_lease_entries)
     given = store.lease(device_id, body.agent, wanted, settings.lease_ttl_s)
     if given is None:

@@ -6,33 +6,51 @@ from fastapi import APIRouter, Response
 
 from bespoke.service import answers, schemas
 from bespoke.service.dependencies import Running, SearchKey
+from bespoke.service.improving import improved_by
 from bespoke.service.problems import responses
 from bespoke.service.replaying import replay
 from bespoke.service.searching import answer
+from bespoke.service.verification import require, start
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses=responses(401, 403, 404, 422))
 
 
-@router.post("", status_code=201, responses=responses(400, 409, 413, 503))
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        202: {"model": schemas.Search, "description": "Found; it is being verified."},
+        **responses(400, 409, 413, 503),
+    },
+)
 def create_search(
     _key: SearchKey, body: schemas.SearchRequest, service: Running, response: Response
 ) -> schemas.Search:
     """Find the subnet with the best predicted top-1 within the limits.
 
-    Its model is being made when this answers. Limits that nothing meets are a 422
-    ``budget-infeasible`` with the feasible ranges, the nearest architecture, and what to relax.
+    Most plain requests are looked up in an archive; one that was answered before is given its answer
+    again. Its model is being made when this answers. With ``verify`` the answer is a 202, and its
+    ``verified`` tells how the measuring goes; read the search again for more.
+
+    Limits that nothing meets are a 422 ``budget-infeasible`` with the feasible ranges, the nearest
+    architecture, and what to relax.
     """
+    require(service.place, body)
     search, subnet = answer(service.place, body)
     service.models.ask(subnet.id)
+    if body.verify is not None:
+        start(service.place, service.engine, search.id, body.verify)
+        response.status_code = 202
     response.headers["Location"] = f"/v1/searches/{search.id}"
     return answers.search(search, subnet, service.place.store)
 
 
 @router.get("/{search_id}")
 def get_search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
-    """A search and its answer."""
+    """A search and its answer, by how much it was beaten since, and how its verification goes."""
     search, subnet = service.place.store.search(search_id)
-    return answers.search(search, subnet, service.place.store)
+    better = improved_by(service.place, search, subnet)
+    return answers.search(search, subnet, service.place.store, better)
 
 
 @router.post("/{search_id}/replay", responses=responses(409))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from bespoke.service import answers, exports, orm, revisions, schemas
+from bespoke.service.archiving import start_build
 from bespoke.service.dependencies import AdminKey, AnyKey, Running, Service
 from bespoke.service.problems import responses
 
@@ -154,4 +155,5 @@ def _serves(service: Service, row: orm.StoredTable) -> bool:
 def _answer(service: Service, response: Response, row: orm.StoredTable, new: bool) -> schemas.Table:
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/devices/{row.device_id}/latency-tables/{row.revision}"
+    start_build(service.place, service.engine, row.supernet, row.device_id)
     return answers.table(row, _serves(service, row))

@@ -16,7 +16,7 @@ from bespoke.service.schemas.common import ApiName, Request, RevisionName, Super
 from bespoke.service.schemas.devices import Device, DeviceRequest, Devices, Profile
 from bespoke.service.schemas.fleets import Fleet, FleetArchitecture, FleetRequest, Served, Simplification
 from bespoke.service.schemas.health import Health, Readiness
-from bespoke.service.schemas.jobs import Job
+from bespoke.service.schemas.jobs import Job, JobState
 from bespoke.service.schemas.leases import (
     Heartbeat,
     Lease,
@@ -48,6 +48,7 @@ from bespoke.service.schemas.subnets import (
 )
 from bespoke.service.schemas.supernets import Supernet, Supernets, SupernetSummary
 from bespoke.service.schemas.tables import FewShotChoice, FewShotRequest, Source, Table, TableLinks, Tables
+from bespoke.service.schemas.verifications import VerificationRound, Verified, VerifiedCandidate
 
 __all__ = [
     "ApiName",
@@ -75,6 +76,7 @@ __all__ = [
     "Heartbeat",
     "Input",
     "Job",
+    "JobState",
     "Lease",
     "LeaseEntry",
     "LeaseRequest",
@@ -106,4 +108,7 @@ __all__ = [
     "Table",
     "TableLinks",
     "Tables",
+    "VerificationRound",
+    "Verified",
+    "VerifiedCandidate",
 ]

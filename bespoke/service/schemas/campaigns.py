@@ -66,7 +66,7 @@ class Campaign(Outgoing):
     id: str
     device_id: str
     supernet: str
-    purpose: Literal["table", "check"]
+    purpose: Literal["table", "check", "verify"]
     effort: str
     state: CampaignState
     progress: Progress

@@ -8,13 +8,15 @@ from pydantic import AwareDatetime
 
 from bespoke.service.schemas.common import Outgoing
 
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
 
 class Job(Outgoing):
     """The run of a task."""
 
     id: str
     kind: str
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    state: JobState
     progress: float
     result: dict[str, Any] | None
     error: dict[str, Any] | None

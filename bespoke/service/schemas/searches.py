@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from bespoke.search.problem import MOST_ALTERNATIVES
 from bespoke.service.schemas.common import Incoming, Name, Outgoing
 from bespoke.service.schemas.subnets import Architecture, Predicted, Subnet
+from bespoke.service.schemas.verifications import Verified
 
 Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 METRIC = r"latency_ms(:[A-Za-z0-9._-]{1,100})?|macs|flops|params|peak_memory_bytes|model_size_bytes"
@@ -180,6 +181,15 @@ class Search(Outgoing):
     alternatives: list[Subnet] = Field(description="Other subnets near the optimum, best first.")
     front: Front | None = Field(description="Where `pareto` asked for it.")
     warnings: list[Caution] = Field(description="What speaks against relying on the latency.")
+    archive: str | None = Field(
+        description="Digest of the archive that it was looked up in; null where it was searched."
+    )
+    improved_by: float | None = Field(
+        default=None,
+        description="By how many points of top-1 the archive now beats it within the same limits; null where "
+        "it does not, and for questions that no archive answers. A point is 0.01 of top-1.",
+    )
+    verified: Verified | None = Field(default=None, description="Where `verify` asked for it.")
     evaluations: int
     generations: int
     duration_s: float

@@ -7,6 +7,7 @@ something is one transaction.
 from __future__ import annotations
 
 from bespoke.service.store.agents import Agents
+from bespoke.service.store.archives import ArchiveKey, Archives
 from bespoke.service.store.artifacts import Artifacts
 from bespoke.service.store.campaigns import Campaigns, EntryModel
 from bespoke.service.store.database import new_id
@@ -16,9 +17,11 @@ from bespoke.service.store.keys import Keys
 from bespoke.service.store.leases import LeasedEntry, Leases, MeasuredEntry, Reported
 from bespoke.service.store.searches import Searches
 from bespoke.service.store.tables import Tables, TableToKeep, read_table
+from bespoke.service.store.verifications import Verifications
 from bespoke.service.store.workers import Workers
 
 __all__ = [
+    "ArchiveKey",
     "EntryModel",
     "LeasedEntry",
     "MeasuredEntry",
@@ -30,5 +33,18 @@ __all__ = [
 ]
 
 
-class Store(Keys, Devices, Tables, Campaigns, Leases, Agents, Artifacts, Searches, Jobs, Workers):
+class Store(
+    Keys,
+    Devices,
+    Tables,
+    Campaigns,
+    Leases,
+    Agents,
+    Artifacts,
+    Archives,
+    Searches,
+    Verifications,
+    Jobs,
+    Workers,
+):
     """All that the service remembers, but for the artifacts' bytes."""

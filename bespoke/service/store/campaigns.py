@@ -25,11 +25,21 @@ from bespoke.service.store.database import Database, found, insert, new_id
 from bespoke.service.store.jobs import end_job, new_job
 from bespoke.supernet.errors import Conflict
 
-__all__ = ["LAST_JOB", "UNDONE", "Campaigns", "EntryModel", "end_leases", "lock_campaign"]
+__all__ = [
+    "ACTIVE",
+    "LAST_JOB",
+    "UNDONE",
+    "Campaigns",
+    "EntryModel",
+    "end_leases",
+    "going_on",
+    "lock_campaign",
+]
 
 INSERTED_AT_ONCE = 500
+ACTIVE = ("preparing", "measuring", "fitting")
 LAST_JOB = {"table": "fit-campaign", "check": "judge-check"}
-"""What runs when the last measurement is in, by the campaign's purpose."""
+"""What runs when the last measurement is in, by the purpose; the job of a verification waits for it."""
 
 UNDONE = {
     "samples": None,
@@ -99,7 +109,7 @@ class Campaigns(Database):
                 found(session.get(Device, device_id), "device", device_id)
                 session.add_all([campaign, job])
         except IntegrityError:
-            raise _going_on(campaign) from None
+            raise going_on(campaign) from None
         return campaign, job
 
     def resume_campaign(self, campaign_id: str) -> tuple[Campaign, Job]:
@@ -115,6 +125,10 @@ class Campaigns(Database):
         try:
             with self._write() as session:
                 campaign = lock_campaign(session, campaign_id)
+                if campaign.purpose not in LAST_JOB:
+                    raise Conflict(
+                        f"campaign {campaign_id!r} is part of a verification: ask for that search again"
+                    )
                 if campaign.state not in ("cancelled", "failed"):
                     raise Conflict(
                         f"campaign {campaign_id!r} is {campaign.state}: only a cancelled or failed one "
@@ -132,7 +146,7 @@ class Campaigns(Database):
                 campaign.state, campaign.job_id = "fitting" if complete else "preparing", job.id
                 campaign.error = campaign.finished_at = None
         except IntegrityError:
-            raise _going_on(self.campaign(campaign_id)) from None
+            raise going_on(self.campaign(campaign_id)) from None
         return campaign, job
 
     def campaign(self, campaign_id: str) -> Campaign:
@@ -274,8 +288,9 @@ def _count(session: Session, *where: sa.ColumnElement[bool]) -> int:
     return session.scalar(sa.select(sa.func.count()).select_from(Measurement).where(*where)) or 0
 
 
-def _going_on(campaign: Campaign) -> Conflict:
-    what = "profiled" if campaign.purpose == "table" else "checked"
+def going_on(campaign: Campaign) -> Conflict:
+    """What is said where a campaign of the same purpose goes on."""
+    what = {"table": "profiled", "check": "checked"}.get(campaign.purpose, "measured by a verification")
     return Conflict(
         f"device {campaign.device_id!r} is being {what} for {campaign.supernet!r} already: "
         "wait for that campaign, or cancel it"

@@ -28,6 +28,7 @@ class Searches(Database):
         evaluations: int,
         generations: int,
         duration_s: float,
+        request_digest: str | None = None,
     ) -> tuple[Search, StoredSubnet]:
         """Keep a search with its answer; a subnet that was found before is the same subnet.
 
@@ -38,6 +39,7 @@ class Searches(Database):
             evaluations: Architectures that were priced.
             generations: Generations that were run.
             duration_s: How long it took.
+            request_digest: Over the request and the revisions of its answer.
         """
         now = self._now()
         search = Search(
@@ -48,12 +50,32 @@ class Searches(Database):
             evaluations=evaluations,
             generations=generations,
             duration_s=duration_s,
+            request_digest=request_digest,
+            archive=(answer.get("origin") or {}).get("archive"),
             created_at=now,
         )
         with self._write() as session:
             _add_subnets(session, subnets, now)
             session.add(search)
             return search, session.get_one(StoredSubnet, search.subnet_id)
+
+    def add_subnets(self, subnets: Sequence[Row]) -> None:
+        """Keep subnets that no search answered with; those that are there stay as they are."""
+        with self._write() as session:
+            _add_subnets(session, subnets, self._now())
+
+    def answered(self, request_digest: str) -> tuple[Search, StoredSubnet] | None:
+        """The first search that answered a request, by its digest; None where it was not asked before."""
+        query = (
+            sa.select(Search, StoredSubnet)
+            .join(StoredSubnet, StoredSubnet.id == Search.subnet_id)
+            .where(Search.request_digest == request_digest)
+            .order_by(Search.created_at, Search.id)
+            .limit(1)
+        )
+        with self._read() as session:
+            row = session.execute(query).first()
+            return None if row is None else (row[0], row[1])
 
     def search(self, search_id: str) -> tuple[Search, StoredSubnet]:
         """A search and the subnet that it found.

@@ -16,7 +16,7 @@ from bespoke.service.orm import Device, Search, StoredSubnet, StoredTable
 from bespoke.service.store.campaigns import lock_campaign
 from bespoke.service.store.database import Database, found, insert, new_id
 
-__all__ = ["TableToKeep", "Tables", "read_table"]
+__all__ = ["TableToKeep", "Tables", "add_table_row", "read_table", "tables_in_order"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Tables(Database):
 
     def latest_table(self, device_id: str, supernet: str) -> StoredTable | None:
         """The table that serves now (see ``StoredTable``); None where there is none."""
-        query = _tables(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
+        query = tables_in_order(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
         with self._read() as session:
             return session.scalars(query.limit(1)).first()
 
     def serving_state(self, device_id: str, supernet: str) -> StoredTable | None:
         """What ``latest_table`` gives, without its content."""
-        query = _tables(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
+        query = tables_in_order(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
         with self._read() as session:
             return session.scalars(query.limit(1).options(defer(StoredTable.table))).first()
 
@@ -78,7 +78,7 @@ class Tables(Database):
         Raises:
             NotFound: There is no such revision.
         """
-        query = _tables(StoredTable.device_id == device_id, StoredTable.revision == revision)
+        query = tables_in_order(StoredTable.device_id == device_id, StoredTable.revision == revision)
         with self._read() as session:
             return found(session.scalars(query.limit(1)).first(), "latency table", revision)
 
@@ -119,7 +119,7 @@ class Tables(Database):
         """
         with self._write() as session:
             found(session.get(Device, device_id), "device", device_id)
-            new = _add(session, device_id, supernet, kept, None, self._now())
+            new = add_table_row(session, device_id, supernet, kept, None, self._now())
             return session.scalars(_of_revision(device_id, supernet, kept.revision)).one(), new
 
     def finish_campaign(self, campaign_id: str, kept: TableToKeep) -> None:
@@ -128,7 +128,7 @@ class Tables(Database):
             campaign = lock_campaign(session, campaign_id)
             if campaign.state == "fitting":
                 now = self._now()
-                _add(session, campaign.device_id, campaign.supernet, kept, campaign_id, now)
+                add_table_row(session, campaign.device_id, campaign.supernet, kept, campaign_id, now)
                 campaign.state, campaign.table_revision, campaign.finished_at = (
                     "succeeded",
                     kept.revision,
@@ -154,7 +154,8 @@ def read_table(row: StoredTable) -> dict[str, Any]:
     return table
 
 
-def _tables(*where: sa.ColumnElement[bool]) -> sa.Select[StoredTable]:
+def tables_in_order(*where: sa.ColumnElement[bool]) -> sa.Select[StoredTable]:
+    """Tables, the one that serves first."""
     order = (StoredTable.provisional, StoredTable.created_at.desc(), StoredTable.id)
     return sa.select(StoredTable).where(*where).order_by(*order)
 
@@ -167,7 +168,7 @@ def _of_revision(device_id: str, supernet: str, revision: str) -> sa.Select[Stor
     )
 
 
-def _add(
+def add_table_row(
     session: Session,
     device_id: str,
     supernet: str,
@@ -175,6 +176,7 @@ def _add(
     campaign_id: str | None,
     now: datetime,
 ) -> bool:
+    """Add a revision unless it is there; whether it is new."""
     return insert(
         session,
         StoredTable,

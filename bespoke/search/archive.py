@@ -1,0 +1,328 @@
+"""The archive: the living front of a space, and answers out of it.
+
+Whoever has searched a space at many limits has the answer to most further limits, or a neighbour of
+it. An archive keeps what such searches found: architectures of which each is the best known within
+some limits. A request is then answered by a look-up, and a short climb from the best members that
+fit, and from the nearest one that does not: changes of one gene and of two, ranked by the
+predictor's linear model and by exact prices, of which the most promising are predicted.
+
+An answer is never over a limit, and never worse than the best member within the limits. Neither
+the look-up nor the climb draws at random, so an archive and a request decide the answer.
+
+An archive grows by generations: each searches at limits that lie between those before it, with
+another seed, and then looks the gaps up. A generation never loses anything: what an older one would
+answer, a newer one beats or equals, but for members that are left out where there are too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.predictors.accuracy import LinearisedPredictor
+from bespoke.search.blas import one_thread
+from bespoke.search.evaluator import Limits, candidates, feasible_ranges, prices
+from bespoke.search.evolution import search
+from bespoke.search.moves import pairs
+from bespoke.search.pareto import non_dominated
+from bespoke.search.problem import Constraint, Problem, SearchResult
+from bespoke.supernet.architecture import Genomes, cardinalities, encode
+from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
+from bespoke.supernet.genomes import extremes, neighbours
+
+__all__ = ["Archive", "gain", "grow", "look_up", "merge"]
+
+MOST_MEMBERS = 2048
+
+SEARCHED = {"latency_ms": 40, "macs": 8, "params": 8, "peak_memory_bytes": 6, "model_size_bytes": 6}
+"""How many limits on each metric one generation searches at."""
+
+LOOKED_UP = {"latency_ms": 160, "macs": 24, "params": 24, "peak_memory_bytes": 12, "model_size_bytes": 24}
+"""How many it then looks up between these; what is found fills the gaps."""
+
+STARTS, NEAR_MISSES, CLIMBS = 2, 1, 3
+"""Members that a look-up climbs from, within the limits and just beyond them, and climbs at most."""
+
+SINGLES, PAIRS = 32, 32
+"""Changes of one gene and of two that are predicted around one genome: together one tile of rows."""
+
+CONFLICT = 0.001
+"""Top-1 by which the best member may lie under what the tightest limit alone allows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """Architectures of one space, priced by one table and predicted by one predictor.
+
+    Attributes:
+        genomes: (N, G), canonical, different, the most accurate first.
+        top1: (N,) predicted.
+        values: By metric, (N,), as ``evaluator.prices`` counts.
+        generation: How often it grew; the first one is 0.
+    """
+
+    genomes: Genomes
+    top1: NDArray[np.float64]
+    values: Mapping[str, NDArray[np.float64]]
+    generation: int
+
+    def __len__(self) -> int:
+        return len(self.genomes)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of generation and members, in hex."""
+        members = np.ascontiguousarray(self.genomes, "<i2").tobytes()
+        return hashlib.sha256(f"{self.generation} {self.genomes.shape}\n".encode() + members).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The members and the generation, as npz; prices and predictions follow from them."""
+        file = io.BytesIO()
+        np.savez_compressed(file, genomes=self.genomes.astype(np.int16), generation=self.generation)
+        return file.getvalue()
+
+    @staticmethod
+    def from_bytes(problem: Problem, data: bytes) -> Archive:
+        """Read what ``to_bytes`` wrote, and price it.
+
+        Args:
+            problem: Its space, predictor and pricer.
+            data: The bytes.
+
+        Raises:
+            InvalidInput: The members are none of this space.
+        """
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            genomes, generation = file["genomes"], int(file["generation"])
+        sizes = cardinalities(problem.space)
+        inside = genomes.ndim == 2 and genomes.shape[1] == len(sizes)
+        if not inside or (genomes < 0).any() or (genomes >= sizes).any():
+            raise InvalidInput(f"archive: got genomes of shape {genomes.shape}, expected those of the space")
+        return _priced(problem, genomes, generation)
+
+
+def merge(problem: Problem, found: Genomes, archive: Archive | None = None) -> Archive:
+    """An archive with further architectures; what others beat in everything is left out.
+
+    Args:
+        problem: Space, predictor and pricer; its limits do not matter.
+        found: (N, G) genomes, canonical.
+        archive: What to start from; its generation is kept, and it is not changed.
+    """
+    generation = archive.generation if archive else 0
+    together = found if archive is None else np.concatenate([archive.genomes, found])
+    merged = _priced(problem, np.unique(together, axis=0), generation)
+    kept = np.flatnonzero(non_dominated(_objectives(merged)))
+    if len(kept) > MOST_MEMBERS:
+        kept = _thinned(merged, kept)
+    return _taken(merged, kept)
+
+
+def grow(
+    problem: Problem,
+    archive: Archive | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Archive | None:
+    """The next generation of an archive.
+
+    Args:
+        problem: Space, predictor, pricer and effort; its limits do not matter.
+        archive: The generation before; None for the first one.
+        stop: Asked after each search.
+
+    Returns:
+        The generation; None where ``stop`` said yes.
+    """
+    generation = archive.generation + 1 if archive else 0
+    found = [extremes(problem.space)]
+    for metric, limit in _limits(problem, SEARCHED, generation):
+        if stop():
+            return None
+        limited = replace(problem, constraints=(Constraint(metric, limit),), seed=generation)
+        with suppress(BudgetInfeasible):  # where a latency is no sum, its least one is not known exactly
+            found.append(encode(problem.space, [c.architecture for c in search(limited).front]))
+    grown = merge(problem, np.concatenate(found), archive)
+    found = [grown.genomes[:1]]
+    with one_thread():
+        for metric, limit in _limits(problem, LOOKED_UP, generation):
+            if stop():
+                return None
+            answer = _best(replace(problem, constraints=(Constraint(metric, limit),)), grown)
+            found += [answer.genome[None]] if answer else []
+    return replace(merge(problem, np.concatenate(found), grown), generation=generation)
+
+
+def look_up(problem: Problem, archive: Archive) -> SearchResult | None:
+    """Answer a request out of an archive.
+
+    Args:
+        problem: Over the whole space that the archive is of, with limits of the metrics that it knows.
+        archive: Of the problem's space, predictor and pricer.
+
+    Returns:
+        The answer, the same one each time; None where no member is within the limits, or where
+        limits are in each other's way so that no member is near what is possible: then search.
+    """
+    with one_thread():
+        best = _best(problem, archive)
+        if best is None:
+            return None
+        (answer,) = candidates(problem, best.genome[None], np.array([best.top1]))
+    return SearchResult(answer, (answer,), best.predicted, best.climbs, problem.seed)
+
+
+def gain(before: Archive, after: Archive) -> float:
+    """The most top-1 that a later archive gains on an earlier one, over all limits on one metric."""
+    most = 0.0
+    for metric, values in after.values.items():
+        order = np.argsort(before.values[metric], kind="stable")
+        best = np.maximum.accumulate(before.top1[order])
+        place = np.searchsorted(before.values[metric][order], values, side="right")
+        known = place > 0
+        if known.any():
+            most = max(most, float((after.top1[known] - best[place[known] - 1]).max()))
+    return most
+
+
+# Members
+
+
+def _priced(problem: Problem, genomes: Genomes, generation: int) -> Archive:
+    top1 = problem.predictor.top1(genomes)
+    order = np.lexsort((*genomes.T[::-1], -top1))
+    genomes, top1 = np.ascontiguousarray(genomes[order]), top1[order]
+    priced = prices(problem.space, problem.latency)
+    return Archive(genomes, top1, {name: price.of(genomes) for name, price in priced.items()}, generation)
+
+
+def _taken(archive: Archive, rows: NDArray[np.intp]) -> Archive:
+    values = {name: column[rows] for name, column in archive.values.items()}
+    return Archive(archive.genomes[rows], archive.top1[rows], values, archive.generation)
+
+
+def _objectives(archive: Archive) -> NDArray[np.float64]:
+    """(N, M), smaller is better; ``flops`` says what ``macs`` says."""
+    return np.stack([-archive.top1, *(v for name, v in archive.values.items() if name != "flops")], axis=1)
+
+
+def _thinned(archive: Archive, kept: NDArray[np.intp]) -> NDArray[np.intp]:
+    """So many of these members as there may be: those on a front with one metric, then the others evenly."""
+    columns = _objectives(archive)[kept]
+    first = np.zeros(len(kept), np.bool_)
+    for metric in range(1, columns.shape[1]):
+        first |= non_dominated(columns[:, [0, metric]])
+    fronts, others = kept[first], kept[~first]
+    fronts = fronts[:: -(-len(fronts) // MOST_MEMBERS)]
+    room = MOST_MEMBERS - len(fronts)
+    evenly = np.linspace(0, len(others) - 1, min(room, len(others))).round().astype(np.intp)
+    return np.sort(np.concatenate([fronts, others[evenly]]))
+
+
+def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> list[tuple[str, float]]:
+    """Limits over the whole range of each metric, evenly in their logarithms, others each generation."""
+    ranges = feasible_ranges(problem.space, problem.latency)
+    shift = _radical_inverse(generation)
+    return [
+        (metric, low * (high / low) ** ((i - shift) / count))
+        for metric, count in counts.items()
+        if metric in ranges
+        for low, high in [ranges[metric]]
+        if low < high
+        for i in range(1, count + 1)
+    ]
+
+
+def _radical_inverse(number: int) -> float:
+    """Van der Corput's sequence in base 2: 0, 1/2, 1/4, 3/4, ...: each falls into the widest gap."""
+    return int(f"{number:b}"[::-1], 2) / 2 ** len(f"{number:b}")
+
+
+# A look-up
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    genome: Genomes
+    top1: float
+    predicted: int
+    climbs: int
+
+
+def _best(problem: Problem, archive: Archive) -> _Answer | None:
+    limits = Limits(problem)
+    inside = np.ones(len(archive), np.bool_)
+    excess = np.zeros(len(archive))
+    reachable = math.inf
+    for constraint, limit in zip(limits.constraints, limits.limits, strict=True):
+        column = archive.values[constraint.metric]
+        alone = column <= limit
+        if not alone.any():
+            return None
+        reachable = min(reachable, float(archive.top1[alone.argmax()]))
+        inside &= alone
+        excess = np.maximum(excess, column / limit)
+    members = np.flatnonzero(inside)[:STARTS]
+    if not len(members) or archive.top1[members[0]] < reachable - CONFLICT:
+        return None
+    beyond = np.flatnonzero(~inside & (archive.top1 > archive.top1[members[0]]))
+    missed = beyond[np.argsort(excess[beyond], kind="stable")[:NEAR_MISSES]]
+    return _climbed(problem, limits, archive, members, missed)
+
+
+def _climbed(
+    problem: Problem,
+    limits: Limits,
+    archive: Archive,
+    members: NDArray[np.intp],
+    missed: NDArray[np.intp],
+) -> _Answer:
+    best, top1 = archive.genomes[members[0]], float(archive.top1[members[0]])
+    if not limits.prices:
+        return _Answer(best, top1, 0, 0)
+    starts = archive.genomes[np.concatenate([members, missed])]
+    predicted = 0
+    for climb in range(1, CLIMBS + 1):
+        around = _unique(np.concatenate(_around(problem, limits, starts)))
+        around = around[limits.meets(around)]
+        if not len(around):
+            return _Answer(best, top1, predicted, climb)
+        values = problem.predictor.top1(around)
+        predicted += len(around)
+        row = int(values.argmax())
+        if values[row] <= top1:
+            return _Answer(best, top1, predicted, climb)
+        best, top1 = around[row], float(values[row])
+        starts = best[None]
+    return _Answer(best, top1, predicted, CLIMBS)
+
+
+def _around(problem: Problem, limits: Limits, starts: Genomes) -> list[Genomes]:
+    """Around each start, the most promising changes of one gene and of two that seem to fit."""
+    gains = problem.predictor.gains(starts) if isinstance(problem.predictor, LinearisedPredictor) else None
+    own = limits.shares(starts)
+    found = []
+    for i, start in enumerate(starts):
+        single, genes, choices = neighbours(problem.space, start)
+        if gains is None:
+            before, after = problem.predictor.top1(start[None])[0], problem.predictor.top1(single)
+            gain = after - before
+        else:
+            gain = gains[i, genes, choices].astype(np.float64) - gains[i, genes, start[genes]]
+        shares = limits.shares(single)
+        fits = np.flatnonzero((shares <= 1).all(axis=1))
+        found.append(single[fits[np.argsort(-gain[fits], kind="stable")[:SINGLES]]])
+        used = np.concatenate([own[i : i + 1], shares])
+        found.append(pairs(problem.space, start, (genes, choices), gain, used, PAIRS))
+    return found
+
+
+def _unique(genomes: Genomes) -> Genomes:
+    return np.unique(genomes, axis=0)

@@ -1,0 +1,95 @@
+"""Archives as the service keeps them: every generation in the store, the newest ones decoded in memory.
+
+Each supernet has one archive for each latency table that serves a device, and one without a device.
+An answer names the digest of the generation that it was looked up in, so it can be looked up again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+from bespoke.search.archive import Archive, look_up
+from bespoke.search.problem import Problem, SearchResult
+from bespoke.search.restriction import RestrictedSpace
+from bespoke.service.store import ArchiveKey, Store
+
+__all__ = ["Archives", "key_of"]
+
+KEPT = 64
+FRESH_S = 1.0
+"""How long the newest generation is taken to be the newest without asking the database."""
+
+
+class Archives:
+    """Archives, opened once and kept. Safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        """Read them from a store."""
+        self._store = store
+        self._opened: OrderedDict[tuple[ArchiveKey, int], Archive] = OrderedDict()
+        self._newest: OrderedDict[ArchiveKey, tuple[float, int | None]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def find(
+        self, key: ArchiveKey, problem: Problem, digest: str | None = None
+    ) -> tuple[SearchResult, str] | None:
+        """Answer a plain question out of an archive.
+
+        Args:
+            key: What the problem's supernet, table and predictor are.
+            problem: Plain where it asks for the most accurate architecture of the whole space within
+                limits on one device, or on none.
+            digest: Of the generation to look into; None for the newest one.
+
+        Returns:
+            The answer and the archive's digest; None where the question is to be searched.
+
+        Raises:
+            NotFound: There is no generation with this digest.
+        """
+        if not _is_plain(problem):
+            return None
+        archive = self._newest_of(key, problem) if digest is None else self._named(key, digest, problem)
+        found = look_up(problem, archive) if archive else None
+        return None if archive is None or found is None else (found, archive.digest)
+
+    def _named(self, key: ArchiveKey, digest: str, problem: Problem) -> Archive:
+        with self._lock:
+            for (known, _), archive in self._opened.items():
+                if known == key and archive.digest == digest:
+                    return archive
+        return self._open(key, self._store.archive_named(key, digest).generation, problem)
+
+    def _newest_of(self, key: ArchiveKey, problem: Problem) -> Archive | None:
+        with self._lock:
+            asked_at, generation = self._newest.get(key, (-FRESH_S, None))
+        if time.monotonic() - asked_at >= FRESH_S:
+            known = self._store.newest_archive(key)
+            generation = known[0] if known else None
+            with self._lock:
+                self._newest[key] = time.monotonic(), generation
+                while len(self._newest) > KEPT:
+                    self._newest.popitem(last=False)
+        return None if generation is None else self._open(key, generation, problem)
+
+    def _open(self, key: ArchiveKey, generation: int, problem: Problem) -> Archive:
+        with self._lock:
+            if (key, generation) not in self._opened:
+                members = self._store.archive(key, generation).members
+                self._opened[key, generation] = Archive.from_bytes(problem, members)
+                while len(self._opened) > KEPT:
+                    self._opened.popitem(last=False)
+            self._opened.move_to_end((key, generation))
+            return self._opened[key, generation]
+
+
+def key_of(supernet_digest: str, table_revision: str | None, predictor_revision: str) -> ArchiveKey:
+    """What an archive follows from; without a table it is the one without a device."""
+    return ArchiveKey(supernet_digest, table_revision or "", predictor_revision)
+
+
+def _is_plain(problem: Problem) -> bool:
+    whole = not problem.devices and not isinstance(problem.space, RestrictedSpace)
+    return whole and problem.minimise is None and problem.min_top1 is None and not problem.alternatives
