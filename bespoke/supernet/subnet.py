@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bespoke.supernet.architecture import Architecture, Plan
+from bespoke.supernet.calibration import observed_ranges
 from bespoke.supernet.checkpoints import load_statistics, load_weights
 from bespoke.supernet.errors import StatisticsMissing
 from bespoke.supernet.layers import Classifier, Conv, FixedStatistics, InvertedBottleneck
@@ -174,6 +175,7 @@ def materialise(
     statistics: Statistics | None = None,
     dynamic_batch: bool = False,
     precision: str = "fp32",
+    images: Sequence[NDArray[np.float32]] = (),
 ) -> bytes:
     """A subnet of a zoo entry as ONNX that says what it is.
 
@@ -185,8 +187,9 @@ def materialise(
         metadata: Further key-value pairs, e.g. predicted figures and revisions.
         statistics: Re-calibrated BN statistics; the supernet's table where none are given.
         dynamic_batch: Leave the batch open; otherwise it is 1.
-        precision: ``fp32``, or ``int8`` with the activations' expected ranges: without images, and so
-            less accurate than with ranges seen on some (see ``calibration``).
+        precision: ``fp32`` or ``int8``.
+        images: Batches, (N, 3, H, W) each, as the network gets them: INT8 ranges of activations are seen
+            on them. Without any they are those that follow from the weights, which is less accurate.
 
     Raises:
         StatisticsMissing: None are given, and the entry came without a table.
@@ -194,8 +197,11 @@ def materialise(
     source = "recalibrated" if statistics else "table"
     known = statistics or _warm_table(entry).lookup(architecture)
     subnet = extract(_warm_network(entry), architecture, known)
-    quantised = {"precision": precision, "activation_ranges": "expected"} if precision == "int8" else {}
+    folded, ranges, quantised = fold(subnet), None, {}
+    if precision == "int8":
+        ranges = observed_ranges(subnet.plan, folded, images) if images else None
+        quantised = {"precision": precision, "activation_ranges": "observed" if images else "expected"}
     told = {**describe(entry, architecture, source), **quantised, **(metadata or {})}
     return write_onnx(
-        subnet.plan, fold(subnet), precision=precision, metadata=told, dynamic_batch=dynamic_batch
+        subnet.plan, folded, precision=precision, ranges=ranges, metadata=told, dynamic_batch=dynamic_batch
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from bespoke.service.files import FILE_RESPONSES, file_response
 from bespoke.service.models import class_names, input_of
 from bespoke.service.problems import responses
 from bespoke.supernet.errors import StatisticsMissing
-from bespoke.supernet.onnx import OPSET
+from bespoke.supernet.onnx import OPSET, read_metadata
 
 router = APIRouter(prefix="/v1/subnets", tags=["subnets"], responses=responses(401, 403, 404, 422))
 
@@ -68,10 +68,16 @@ def manifest(
         revisions=about.revisions,
         predicted=about.predicted,
         precision=about.precision,
-        activation_ranges="expected" if about.precision == "int8" else None,
+        activation_ranges=_ranges(service, made) if about.precision == "int8" else None,
         statistics=row.statistics,
         device_id=row.device_id,
     )
+
+
+def _ranges(service: Service, made: orm.ArtifactRow) -> Any:
+    """Where a model says that the ranges of its INT8 activations come from."""
+    model = b"".join(service.place.artifacts.read(made.sha256))
+    return read_metadata(model)["activation_ranges"]
 
 
 def _made(service: Service, row: orm.StoredSubnet, dynamic_batch: bool) -> orm.ArtifactRow:

@@ -101,9 +101,9 @@ class Manifest(Outgoing):
     revisions: Revisions
     predicted: Predicted
     precision: Precision
-    activation_ranges: Literal["expected"] | None = Field(
-        description="Where the ranges of INT8 activations come from: `expected` of the weights alone, "
-        "without images."
+    activation_ranges: Literal["observed", "expected"] | None = Field(
+        description="Where the ranges of INT8 activations come from: `observed` on training images, or "
+        "`expected` of the weights alone where no data set is registered."
     )
     statistics: str
     device_id: str | None
