@@ -27,11 +27,13 @@ class LocalService:
         url: Where it listens.
         environment: The environment that it runs in, for further commands on the same data.
         log: Its output.
+        pid: Its process.
     """
 
     url: str
     environment: Mapping[str, str]
     log: Path
+    pid: int
 
     def key(self, scopes: Sequence[str], name: str) -> str:
         """Make an API key with these scopes."""
@@ -64,9 +66,10 @@ def local_service(var: Path, settings: Mapping[str, str] | None = None) -> Itera
     var.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     environment = {**os.environ, "BESPOKE_VAR": str(var), "BESPOKE_PORT": str(port), **(settings or {})}
-    service = LocalService(f"http://127.0.0.1:{port}", environment, var / "service.log")
-    with service.log.open("ab") as log:
+    file = var / "service.log"
+    with file.open("ab") as log:
         process = subprocess.Popen([*BESPOKE, "serve"], env=environment, stdout=log, stderr=log)
+    service = LocalService(f"http://127.0.0.1:{port}", environment, file, process.pid)
     try:
         _wait_until_ready(service, process)
         yield service
