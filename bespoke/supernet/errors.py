@@ -19,6 +19,7 @@
     │   └── Conflict                the state of things says no
     │       ├── DeviceNotProfiled       a device without a latency table for a supernet
     │       ├── ReplayDiffers           a search that does not come to its answer again
+    │       ├── AgentOffline            a device of which no agent asks for work now
     │       ├── LeaseLost               a lease that ended or was given to somebody else
     │       └── AgentQuarantined        an agent whose results a campaign does not take for now
     ├── TaskFailed              heavy work that did not come to its end
@@ -149,10 +150,13 @@ class BudgetInfeasible(BespokeError):
     """Limits that no architecture meets.
 
     Attributes:
-        limits: The limits that were asked for, by metric.
-        feasible: For each limited metric, the smallest and largest value in the space.
+        limits: The limits that were asked for, by metric; ``top1`` is a least value, all others are
+            greatest ones.
+        feasible: For each limited metric, the smallest and largest value in the space; of ``top1``,
+            those that were found within the limits.
         nearest: The architecture that violates the limits least, as JSON, and its metrics.
-        relax: For each limit that stands in the way, the smallest value that would do.
+        relax: The smallest change of limits that would do: the new value of each one that changes.
+        conflicts: Sets of limits that exclude each other, though any fewer of them do not.
     """
 
     def __init__(
@@ -161,13 +165,19 @@ class BudgetInfeasible(BespokeError):
         feasible: Mapping[str, tuple[float, float]],
         nearest: Mapping[str, Any],
         relax: Mapping[str, float],
+        conflicts: Sequence[Sequence[str]] = (),
     ) -> None:
         self.limits, self.feasible = dict(limits), dict(feasible)
         self.nearest, self.relax = dict(nearest), dict(relax)
-        asked = ", ".join(f"{name} <= {value:g}" for name, value in limits.items())
+        self.conflicts = [list(names) for names in conflicts]
+        asked = ", ".join(
+            f"{name} {'>=' if name == 'top1' else '<='} {value:g}" for name, value in limits.items()
+        )
         ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in feasible.items())
         advice = ", ".join(f"{name} to {value:g}" for name, value in relax.items())
-        super().__init__(f"no architecture meets {asked}; feasible: {ranges}; relax {advice}")
+        several = [" and ".join(names) for names in self.conflicts if len(names) > 1]
+        against = "".join(f"{names} exclude each other; " for names in several)
+        super().__init__(f"no architecture meets {asked}; feasible: {ranges}; {against}relax {advice}")
 
 
 class StatisticsMissing(BespokeError):
@@ -269,6 +279,23 @@ class ReplayDiffers(Conflict):
         super().__init__(
             f"search {search_id!r} cannot be replayed as it was: changed since then: {what}; ask again with "
             "POST /v1/searches and the search's own request"
+        )
+
+
+class AgentOffline(Conflict):
+    """A device of which no agent asks for work now.
+
+    Attributes:
+        device_id: The device.
+        seen_at: When one did, in ISO 8601; None where none ever did.
+    """
+
+    def __init__(self, device_id: str, seen_at: str | None) -> None:
+        self.device_id, self.seen_at = device_id, seen_at
+        last = f"the last one at {seen_at}" if seen_at else "none ever did"
+        super().__init__(
+            f"no agent of device {device_id!r} asks for work now ({last}): start `bespoke agent` there, and "
+            "ask again; or ask without `verify`"
         )
 
 
