@@ -1,0 +1,140 @@
+"""Whether the networks that a search returns are as fast as it was promised.
+
+    python -m benchmarks.delivered [--budgets 30] [--runtime onnxruntime] [--threads 1] [--json]
+
+This machine is profiled as a campaign profiles it. Budgets are drawn over the feasible range; each is
+searched with the supernet's own predictor, and what comes is cut out of the supernet, written as ONNX,
+and measured whole, by the table's statistic, in rounds that are interleaved over all networks.
+
+JSON: ``budgets``, ``over_interval`` (how many networks are over their budget by more than the interval that
+came with them), ``over_budget`` (by anything), ``worst_excess`` (of the measured latency over the budget,
+relative), ``inside_interval`` (share), ``mape`` (predicted against measured), ``interval`` (relative, 90%),
+``table_mape`` and ``repeat_mape`` (of the table's quality card), ``profile_s``, and ``networks`` with
+``budget_ms``, ``predicted_ms``, ``upper_ms`` and ``measured_ms`` of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.latency_table import add_options, profile_here
+from bespoke.agent import ChildBench
+from bespoke.latency_tables import EFFORTS, LatencyTable
+from bespoke.latency_tables.timing import LOW_QUANTILE
+from bespoke.predictors import read_predictor
+from bespoke.search import Candidate, Constraint, Problem, feasible_ranges, search
+from bespoke.supernet import zoo
+from bespoke.supernet.onnx import write_onnx
+from bespoke.supernet.subnet import extract, fold, load_supernet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--supernet", default="ofa-mbv3-imagenette", help="of the zoo; replaces --space")
+    parser.add_argument("--budgets", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--confidence", type=float, help="limit this end of the interval, not the prediction")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result = measure(options)
+    if options.json:
+        print(json.dumps(result))
+        return
+    print("budget ms  predicted  at most  measured")
+    for row in result.pop("networks"):
+        print("{budget_ms:9.2f}  {predicted_ms:9.2f}  {upper_ms:7.2f}  {measured_ms:8.2f}".format(**row))
+    for name, value in result.items():
+        print(f"{name:16} {value:.4g}")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Profile, search and measure."""
+    entry = zoo.entry(options.supernet)
+    began = time.perf_counter()
+    table = profile_here(entry.space, options, EFFORTS[options.effort].subnets)
+    profile_s = time.perf_counter() - began
+    low, high = feasible_ranges(entry.space, table.pricer(entry.space))["latency_ms"]
+    budgets_ms = np.sort(np.random.default_rng(options.seed).uniform(low, high, options.budgets)).tolist()
+    chosen = [_searched(entry, table, budget, options) for budget in budgets_ms]
+    measured_ms = _measured(entry, table, chosen, options)
+    rows = []
+    for budget, best, seen in zip(budgets_ms, chosen, measured_ms, strict=True):
+        assert best.latency_interval_ms is not None
+        rows.append(
+            {
+                "budget_ms": budget,
+                "predicted_ms": best.metrics["latency_ms"],
+                "lower_ms": best.latency_interval_ms[0],
+                "upper_ms": best.latency_interval_ms[1],
+                "measured_ms": seen,
+            }
+        )
+    return _summary(rows, table) | {"profile_s": profile_s, "networks": rows}
+
+
+def _searched(
+    entry: zoo.ZooEntry, table: LatencyTable, budget_ms: float, options: argparse.Namespace
+) -> Candidate:
+    problem = Problem(
+        entry.space,
+        read_predictor(entry.folder / "predictor.json", entry.space),
+        (Constraint("latency_ms", budget_ms, options.confidence),),
+        table.pricer(entry.space),
+        options.seed,
+    )
+    return search(problem).best
+
+
+def _measured(
+    entry: zoo.ZooEntry, table: LatencyTable, chosen: list[Candidate], options: argparse.Namespace
+) -> list[float]:
+    """Latency of each network in ms, by the table's statistic of its quietest round."""
+    network, statistics = load_supernet(entry)
+    effort = EFFORTS[options.effort]
+    quantile = LOW_QUANTILE if table.statistic == "low" else 0.5
+    found = [float("inf")] * len(chosen)
+    with tempfile.TemporaryDirectory() as folder, ChildBench(options.runtime, options.threads) as bench:
+        files = []
+        for number, one in enumerate(chosen):
+            subnet = extract(network, one.architecture, statistics.lookup(one.architecture))
+            model = write_onnx(subnet.plan, fold(subnet), precision=options.precision)
+            path = Path(folder) / f"{number}.onnx"
+            path.write_bytes(model)
+            files.append((path, hashlib.sha256(model).hexdigest()))
+        for number in range(effort.rounds):
+            for at in np.random.default_rng([options.seed, number]).permutation(len(files)):
+                samples = bench.measure(*files[at], effort.timing).samples_ms
+                found[at] = min(found[at], float(np.quantile(samples, quantile)))
+    return found
+
+
+def _summary(rows: list[dict[str, float]], table: LatencyTable) -> dict[str, Any]:
+    budget, predicted, lower, upper, seen = (
+        np.array([row[name] for row in rows])
+        for name in ("budget_ms", "predicted_ms", "lower_ms", "upper_ms", "measured_ms")
+    )
+    assert table.quality is not None
+    return {
+        "budgets": len(rows),
+        "over_interval": int((seen > budget + (upper - predicted)).sum()),
+        "over_budget": int((seen > budget).sum()),
+        "worst_excess": float((seen / budget - 1).max()),
+        "inside_interval": float(((lower <= seen) & (seen <= upper)).mean()),
+        "mape": float((np.abs(predicted - seen) / seen).mean()),
+        "interval": table.interval,
+        "table_mape": table.quality.mape,
+        "repeat_mape": table.quality.repeat_mape,
+    }
+
+
+if __name__ == "__main__":
+    main()
