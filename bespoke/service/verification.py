@@ -19,7 +19,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bespoke.latency_tables import EFFORTS, LatencyTable, ProfilingEntry, ProfilingPlan, Report
@@ -190,16 +189,15 @@ def _ladder(front: Sequence[Candidate], best: Candidate) -> list[Candidate]:
 
 
 def _factor(place: Workplace, table: LatencyTable, rounds: Sequence[Json]) -> float:
-    """How much slower than a table says what was chosen so far is; at least 1."""
-    ratios = []
-    for told in rounds:
-        for one in told["candidates"]:
+    """How much slower than a table says one of the last few that were chosen is, at most; at least 1."""
+    ratios = [1.0]
+    for one in rounds[-1]["candidates"] if rounds else ():
+        if one["measured_ms"] is not None:
             subnet = place.store.subnet(one["subnet_id"])
             space = place.catalogue.entry(subnet.supernet).space
-            if one["measured_ms"] is not None:
-                plan = space.plan(read_architecture(space, subnet.architecture))
-                ratios.append(one["measured_ms"] / table.predict(plan))
-    return max(1.0, median(ratios)) if ratios else 1.0
+            plan = space.plan(read_architecture(space, subnet.architecture))
+            ratios.append(one["measured_ms"] / table.predict(plan))
+    return max(ratios)
 
 
 def _tightened(posed: Problem, factor: float) -> Problem:
