@@ -60,14 +60,14 @@ def build_table(
        ``OUTLIER_MADS`` standard deviations (estimated by the median absolute deviation, at least
        1% of the median) are rejected; faster ones never are, since noise only slows a run. Their
        number is kept.
-    2. An op keeps the median, the mean, and as ``low_ms`` the 2nd percentile of the round in
-       which that was lowest. A subnet is summarised in the same way.
+    2. An op keeps the median of its rounds' medians, the mean, and as ``low_ms`` the 2nd percentile
+       of the round in which that was lowest. A subnet is summarised in the same way.
     3. The validation subnets are dealt out by size: two fifths to fit the correction, the others
        to judge it.
     4. The correction is fitted (``quality.fit_correction``) once for the low statistic and once
-       for the median. The table prices by ``low`` unless the leave-one-out error with ``median``
-       is below nine tenths of the one with ``low``: the low one is the steadier under load, and
-       both are about equal on a quiet device.
+       for the median, and the table prices by the one whose leave-one-out error is less. With few
+       rounds that is the low one, the steadier under load; with many it often is the median, since
+       a device that now and then runs faster than it usually does disturbs only the low one.
     5. The additivity audit (``audit.AdditivityAudit``) compares sums with the fitted subnets.
        Where sums fail, more subnets are fitted on, and a model of whole networks prices if it is
        clearly better.
@@ -191,7 +191,7 @@ class _Measured:
         rounds = self.kept[entry_id]
         pooled = np.concatenate(list(rounds.values()))
         return LatencyStat(
-            median_ms=float(np.median(pooled)),
+            median_ms=_median(np.array([_median(samples) for samples in rounds.values()])),
             low_ms=min(_low(samples) for samples in rounds.values()),
             mean_ms=float(pooled.mean()),
             samples=len(pooled),
@@ -273,7 +273,7 @@ def _corrected(table: LatencyTable, fitted: Sequence[_Subnet]) -> tuple[LatencyT
     """The table with its statistic and correction (rule 4), and their leave-one-out error."""
     low, low_error = _fit(table.stats, fitted, "low")
     median, median_error = _fit(table.stats, fitted, "median")
-    if median_error < 0.9 * low_error:
+    if median_error < low_error:
         return replace(table, statistic="median", correction=median), median_error
     return replace(table, statistic="low", correction=low), low_error
 

@@ -47,10 +47,12 @@ class ProfilingEffort:
 
 
 EFFORTS: Mapping[str, ProfilingEffort] = {
-    "quick": ProfilingEffort(3, 20, Timing(warm_up_ms=5, min_ms=20, min_runs=40)),
-    "standard": ProfilingEffort(5, 30, Timing(warm_up_ms=20, min_ms=60, min_runs=30)),
-    "thorough": ProfilingEffort(9, 60, Timing(warm_up_ms=50, min_ms=120, min_runs=50)),
+    "quick": ProfilingEffort(4, 20, Timing(warm_up_ms=4, min_ms=12, min_runs=8)),
+    "standard": ProfilingEffort(12, 30, Timing(warm_up_ms=8, min_ms=25, min_runs=8)),
+    "thorough": ProfilingEffort(24, 60, Timing(warm_up_ms=10, min_ms=30, min_runs=10)),
 }
+"""Disturbances last longer than a measurement, so many short rounds see more of a device than a few
+long ones."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class LatencyStat:
     """The samples of one op in brief.
 
     Attributes:
-        median_ms: Median.
+        median_ms: Median, over the rounds, of each round's median.
         low_ms: 2nd percentile of the quietest round: what the op costs when nothing disturbs it.
         mean_ms: Mean.
         samples: How many samples these are over.

@@ -83,7 +83,7 @@ def test_one_seed_gives_one_plan_and_each_round_its_own_order(small: SearchSpace
     assert plan.order(0) == plan.order(0)
     assert plan.order(0) != plan.order(1)
     assert sorted(e.id for e in plan.order(1)) == sorted(e.id for e in plan.entries)
-    assert plan.total == 3 * len(plan.entries)
+    assert plan.total == plan.rounds * len(plan.entries)
 
 
 def test_sentinels_stand_apart_in_each_round(small: SearchSpace) -> None:
@@ -149,12 +149,28 @@ def test_a_disturbed_round_does_not_count(small: SearchSpace, profile: DevicePro
     assert table.quality.drift == pytest.approx(0.8)
 
 
+def test_what_a_device_does_in_most_rounds_prices_where_it_is_now_and_then_faster(
+    small: SearchSpace, profile: DeviceProfile
+) -> None:
+    plan = plan_profiling(small, effort="standard")
+    rng = np.random.default_rng(0)
+    boosts = iter(np.where(rng.random(plan.total) < 0.1, 0.7, 1))
+    boosted = [
+        Report(r.entry_id, r.round, list(next(boosts) * np.array(r.samples_ms)), r.cold_ms)
+        for r in reports(plan, small)
+    ]
+    table = build_table(profile, plan, boosted, small)
+    assert table.statistic == "median"
+    assert table.quality is not None
+    assert table.quality.mape == pytest.approx(0, abs=1e-9)
+
+
 def test_slow_outliers_are_rejected_and_counted(small: SearchSpace, profile: DeviceProfile) -> None:
     plan = plan_profiling(small)
     spiked = [Report(r.entry_id, r.round, [*r.samples_ms, 1e4], 5.0) for r in reports(plan, small)]
     table = build_table(profile, plan, spiked, small)
     stat = table.stats[plan.entries[0].key]
-    assert (stat.samples, stat.rejected) == (60, 3)
+    assert (stat.samples, stat.rejected) == (20 * plan.rounds, plan.rounds)
     assert stat.mean_ms == pytest.approx(stat.low_ms)
 
 
