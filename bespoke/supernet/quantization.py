@@ -179,7 +179,9 @@ def _carry(node: NodeProto, before: Sequence[_Moments], arrays: Arrays) -> _Mome
         return _Moments(x.mean + before[1].mean, x.variance + before[1].variance)
     if node.op_type == "Mul":
         mean, square = x.mean * before[1].mean, x.variance + x.mean**2
-        return _Moments(mean, square * (before[1].variance + before[1].mean ** 2) - mean**2)
+        # Where both are all but constant, the difference may round to less than nothing.
+        variance = square * (before[1].variance + before[1].mean ** 2) - mean**2
+        return _Moments(mean, np.maximum(variance, 0))
     return x
 
 
