@@ -9,12 +9,23 @@ import sys
 
 import typer
 
-from bespoke.cli import devices, fleet, offline, quickstart, service, tables, weights, zoo
+from bespoke.cli import (
+    devices,
+    fleet,
+    offline,
+    predictors,
+    quickstart,
+    searches,
+    service,
+    tables,
+    weights,
+    zoo,
+)
 from bespoke.supernet.errors import BespokeError
 
 __all__ = ["ERROR", "INFEASIBLE", "app", "main"]
 
-MODULES = (offline, tables, weights, zoo, devices, fleet, service, quickstart)
+MODULES = (offline, tables, weights, zoo, predictors, devices, fleet, searches, service, quickstart)
 """Every module that brings commands, in the order of the help."""
 
 ERROR = 2

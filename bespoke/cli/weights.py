@@ -17,6 +17,8 @@ from bespoke.supernet.zoo import ZooEntry
 
 HELD_OUT = 1000
 """Training images kept back for the accuracy predictor; a fifth of them where there are few."""
+FEWEST_SUBNETS = 30
+"""A third of them judges the predictor, and it is fitted on 20 at least."""
 DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
@@ -53,7 +55,17 @@ def train(
     bf16: Annotated[
         bool | None, typer.Option(help="Compute in half precision where that is safe; on a GPU by default.")
     ] = None,
-    subnets: Annotated[int, typer.Option(help="Subnets to measure for the accuracy predictor.")] = 620,
+    statistics: Annotated[
+        int, typer.Option(help="Random subnets that the table of BN statistics is fitted on.")
+    ] = 1200,
+    subnets: Annotated[int, typer.Option(help="Subnets to measure for the accuracy predictor.")] = 1000,
+    unsure: Annotated[
+        int, typer.Option(help="How many of them to choose in rounds, for being unsure of them.")
+    ] = 0,
+    views: Annotated[
+        int, typer.Option(help="Crops of each image that are evaluated for the predictor: 1 to 4.")
+    ] = 1,
+    random: Annotated[int, typer.Option(help="Random subnets whose top-1 the card tells.")] = 50,
     run: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = Path(
         "var/train"
     ),
@@ -69,12 +81,10 @@ def train(
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
     import torch
 
-    from bespoke.predictors.card import fit_predictor, measure_accuracy, write_card
+    from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
     from bespoke.supernet import zoo
-    from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_weights
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
-    from bespoke.supernet.training.collection import collect_table
     from bespoke.supernet.training.data import read_splits
     from bespoke.supernet.training.fine_tuning import like, start_from
     from bespoke.supernet.training.loop import train as run_phases
@@ -82,6 +92,8 @@ def train(
     from bespoke.supernet.training.processes import join, leave
     from bespoke.supernet.training.recipes import recipe as recipe_phases
 
+    if subnets < FEWEST_SUBNETS:
+        raise InvalidInput(f"--subnets: got {subnets}, expected {FEWEST_SUBNETS} at least to fit a predictor")
     group, own_device = join(device)
     report = _progress if group.leads else _silent
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
@@ -107,21 +119,16 @@ def train(
     leave(group)
     if not group.leads:
         return
-    collected = run / "statistics.safetensors"
-    if not collected.exists():
-        table = collect_table(network, training, seed=seed, device=own_device, report=report)
-        save_statistics(table, collected.with_suffix(".partial"))
-        collected.with_suffix(".partial").rename(collected)
-
-    out.mkdir(parents=True, exist_ok=True)
-    save_weights(network, out / "weights.safetensors")
-    save_statistics(load_statistics(chosen, collected), out / "statistics.safetensors")
-    (out / "space.json").write_text(json.dumps(chosen.to_json(), indent=2) + "\n")
-    entry = zoo.entry(out.name, out.parent)
+    # The entry is made in the run's folder: it comes to its place, where it may be served, when whole.
+    entry = staged(
+        network, training, run, out.name, architectures=statistics, seed=seed, device=own_device,
+        report=report,
+    )  # fmt: skip
     command = ["bespoke", "train", "--space", chosen.name, "--data", data.name, "--recipe", recipe]
     command += ["--resolutions", ",".join(map(str, sides)), "--scale", f"{scale:g}"]
     command += [*(["--epochs", epochs] if epochs else []), "--rate", f"{rate:g}", "--batch", str(batch)]
-    command += ["--side", str(side), "--subnets", str(subnets), "--seed", str(seed)]
+    command += ["--side", str(side), "--statistics", str(statistics), "--subnets", str(subnets)]
+    command += ["--unsure", str(unsure), "--views", str(views), "--random", str(random), "--seed", str(seed)]
     command += [*(["--start", start] if start else []), "--out", out.name]
     epochs_before = float(started.card.get("epochs", 0)) if started else 0.0
     fields: dict[str, Any] = {
@@ -133,11 +140,14 @@ def train(
         "resolutions": list(sides),
         "command": shlex.join(command),
     }
-    fields |= fit_predictor(
-        entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}.jsonl", seed=seed, report=report
+    fields |= predictor_fields(
+        entry, held_out, run, subnets=subnets, unsure=unsure, views=views, seed=seed, device=own_device,
+        report=report,
+    )  # fmt: skip
+    fields |= accuracy_fields(
+        entry, validation, training if gap else None, run, random=random, device=own_device, report=report
     )
-    fields |= measure_accuracy(entry, validation, training if gap else None, report=report)
-    print(json.dumps(write_card(entry, fields), indent=2))
+    print(json.dumps(published(entry, out, fields, report), indent=2))
 
 
 def extract(
@@ -194,17 +204,23 @@ def zoo_list(
 def zoo_show(
     name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
     zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder to draw the card's plots into, as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a supernet's model card."""
+    from bespoke.cli.plots import write_plots
     from bespoke.supernet.zoo import ROOT, entry
 
     opened = entry(name, zoo_folder or ROOT)
     told = {"name": name, "digest": opened.digest, "space": opened.space.to_json(), **opened.card}
+    if plots:
+        told["plots"] = [str(path) for path in write_plots(opened, plots, _progress)]
     if as_json:
         print(json.dumps(told))
         return
     for field, value in told.items():
+        if field.endswith("_points"):
+            value = f"{len(value)} subnets (--json tells them, --plots draws them)"
         print(f"{field:38} {value if isinstance(value, str | int | float) else json.dumps(value)}")
 
 

@@ -1,84 +1,141 @@
 """From a trained supernet to a zoo entry: accuracy data set, predictor, and a card of measured numbers.
 
-Everything resumes: the data set is appended to, and the rest is quick.
+Everything resumes: each measurement is appended to a file, and the rest is quick.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from bespoke.predictors.dataset import collect
-from bespoke.predictors.mlp import fit, rmse
+from bespoke.predictors.accuracy import read_predictor
+from bespoke.predictors.active import collect_actively
+from bespoke.predictors.dataset import (
+    DATASET,
+    AccuracyDataset,
+    Measure,
+    Shard,
+    collect,
+    measured,
+    write_dataset,
+)
+from bespoke.predictors.mlp import FitSettings, cross_predictions, fit, rmse
+from bespoke.predictors.selection import selection_error
 from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
-from bespoke.supernet.architecture import Architecture, encode
+from bespoke.supernet.architecture import Architecture, Genomes, encode
+from bespoke.supernet.cost import CostTable
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import LabelledImages, calibrated_statistics, subnet_top1
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
-UNSEEN = 100
+UNSEEN = 200
 """Subnets of the data set that the predictor never sees, a third of small sets: for tau, RMSE, interval."""
+FEWEST_TO_SELECT = 50
+"""Subnets in which searches are simulated."""
+
+Report = Callable[[str], None]
 
 
-def fit_predictor(
+def measure_subnets(
     entry: zoo.ZooEntry,
     held_out: ImageSet,
     subnets: int,
     dataset: Path,
     *,
     seed: int = 0,
-    report: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Measure subnets on held-out training images, fit the predictor, and save it into the entry.
+    views: int = 1,
+    unsure: int = 0,
+    shard: Shard | None = None,
+    device: torch.device | str = "cpu",
+    report: Report = print,
+) -> AccuracyDataset:
+    """Measure subnets on held-out training images.
 
     Args:
         entry: A zoo entry with weights and statistics.
         held_out: Training images that the supernet never saw.
-        subnets: How many to measure, the unseen ones included.
+        subnets: How many to measure, of all workers together.
         dataset: JSON lines of what was measured; appended to, so that a stopped run goes on.
-        seed: Of the sampling and of the fit.
+        seed: Of the sampling.
+        views: In how many ways each image is looked at.
+        unsure: How many of the subnets are chosen for a predictor being unsure of them; without
+            shards only.
+        shard: Which subnets are this worker's; all unless given.
+        device: Where the subnets run.
         report: Gets a line of progress now and then.
-
-    Returns:
-        The card's fields on the predictor.
     """
     network, table = load_supernet(entry)
-    images = LabelledImages(held_out)
+    images = LabelledImages(held_out, views=views)
     began, done = time.monotonic(), 0
 
     def measure(architecture: Architecture) -> float:
         nonlocal done
-        value = subnet_top1(network, architecture, table, images)
+        value = subnet_top1(network, architecture, table, images, device=device)
         done += 1
         if done % 25 == 0:
             report(f"measured {done} subnets, {(time.monotonic() - began) / done:.2f} s each")
         return value
 
-    measured = collect(entry.space, subnets, measure, dataset, seed, images=len(held_out))
-    genomes, top1 = encode(entry.space, measured.architectures), np.array(measured.top1)
-    order = np.random.default_rng(seed).permutation(len(top1))
-    aside = min(UNSEEN, len(order) // 3)
-    unseen, seen = order[:aside], order[aside:]
-    predictor = fit(
-        entry.space, genomes[seen], top1[seen], seed=seed, held_out=(genomes[unseen], top1[unseen])
+    if shard is not None or not unsure:
+        return collect(entry.space, subnets, measure, dataset, seed, images=len(images), shard=shard)
+    aside = _aside(subnets - unsure)
+    return collect_actively(
+        entry.space, subnets, measure, dataset, seed, unsure=unsure, aside=aside, images=len(images)
     )
+
+
+def fit_predictor(
+    entry: zoo.ZooEntry,
+    dataset: AccuracyDataset,
+    *,
+    seed: int = 0,
+    settings: FitSettings | None = None,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Fit the predictor on measured subnets, judge it, and save it into the entry, with the data set.
+
+    It is judged on the first subnets of the set, which it never sees: those follow from a seed alone,
+    whatever rounds came later.
+
+    Args:
+        entry: A zoo entry.
+        dataset: Subnets measured on held-out training images.
+        seed: Of the fit.
+        settings: How it is fitted.
+        report: Gets a line of progress.
+
+    Returns:
+        The card's fields on the predictor.
+    """
+    genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
+    aside = _aside(dataset.rounds.count(0))
+    unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], top1[aside:])
+    report(f"fitting the accuracy predictor on {len(seen[1])} subnets")
+    predictor = fit(entry.space, *seen, seed=seed, held_out=unseen, settings=settings)
+    bias = _selection_bias(entry, *seen, seed, settings)
+    predictor = replace(predictor, selection_bias=bias)
     predictor.save(entry.folder / "predictor.json")
-    predicted = predictor.top1(genomes[unseen])
+    write_dataset(dataset, entry.folder / DATASET)
+    predicted = predictor.top1(unseen[0])
     return {
-        "predictor_kendall_tau": round(kendall_tau(predicted, top1[unseen]), 4),
-        "predictor_rmse": round(rmse(predicted, top1[unseen]), 5),
+        "predictor_kendall_tau": round(kendall_tau(predicted, unseen[1]), 4),
+        "predictor_rmse": round(rmse(predicted, unseen[1]), 5),
         "predictor_half_width": round(predictor.half_width, 5),
-        "predictor_subnets": len(seen),
-        "predictor_unseen_subnets": len(unseen),
-        "predictor_images": len(held_out),
+        "predictor_selection_bias": round(bias, 5),
+        "predictor_subnets": len(seen[1]),
+        "predictor_unseen_subnets": aside,
+        "predictor_images": max(dataset.images),
     }
 
 
@@ -87,17 +144,23 @@ def measure_accuracy(
     validation: ImageSet,
     training: ImageSet | None = None,
     *,
+    folder: Path,
     subnets: int = RANDOM_SUBNETS,
-    report: Callable[[str], None] = print,
+    searched: Sequence[Architecture] = (),
+    device: torch.device | str = "cpu",
+    report: Report = print,
 ) -> dict[str, Any]:
-    """Top-1 on validation images: largest, smallest, random subnets, and the table's gap.
+    """Top-1 on validation images: largest, smallest, random and searched subnets, and the table's gap.
 
     Args:
-        entry: A zoo entry with weights and statistics.
+        entry: A zoo entry with weights, statistics and predictor.
         validation: Images that nothing was fitted on.
         training: The images to re-calibrate on, to measure the statistics table against that; None
             leaves the gap out.
+        folder: Where each measurement is written down, so that a stopped run goes on.
         subnets: How many random subnets.
+        searched: What searches found, e.g. at several limits.
+        device: Where the subnets run.
         report: Gets a line of progress for each.
 
     Returns:
@@ -107,24 +170,38 @@ def measure_accuracy(
     images = LabelledImages(validation)
     rng = np.random.default_rng(RANDOM_SEED)
     drawn = [random_architecture(entry.space, rng) for _ in range(subnets)]
-    by_table = [_reported(report, subnet_top1(network, a, table, images), a) for a in drawn]
+    ends = [largest(entry.space), smallest(entry.space)]
+
+    def by_table(architecture: Architecture) -> float:
+        return _reported(
+            report, subnet_top1(network, architecture, table, images, device=device), architecture
+        )
+
+    def recalibrated(architecture: Architecture) -> float:
+        assert training is not None
+        own = calibrated_statistics(network, architecture, training)
+        return _reported(report, subnet_top1(network, architecture, own, images, device=device), architecture)
+
+    def taken(chosen: Sequence[Architecture], measure: Measure, kind: str) -> NDArray[np.float64]:
+        path = folder / f"{kind}-{entry.digest[:12]}-{len(images)}.jsonl"
+        return np.array(measured(entry.space, chosen, measure, path, images=len(images)).top1)
+
+    top1_ends, top1 = taken(ends, by_table, "validation"), taken(drawn, by_table, "validation")
     card: dict[str, Any] = {
-        "top1_largest": round(subnet_top1(network, largest(entry.space), table, images), 4),
-        "top1_smallest": round(subnet_top1(network, smallest(entry.space), table, images), 4),
-        "top1_mean_random": round(float(np.mean(by_table)), 4),
-        "top1_worst_random": round(min(by_table), 4),
+        "top1_largest": round(float(top1_ends[0]), 4),
+        "top1_smallest": round(float(top1_ends[1]), 4),
+        "top1_mean_random": round(float(np.mean(top1)), 4),
+        "top1_worst_random": round(float(np.min(top1)), 4),
         "random_subnets": subnets,
         "validation_images": len(validation),
+        "random_points": _points(entry, drawn, top1),
     }
+    if searched:
+        card["front_points"] = _points(entry, searched, taken(searched, by_table, "validation"))
     if training:
-        own = [calibrated_statistics(network, architecture, training) for architecture in drawn]
-        recalibrated = [
-            _reported(report, subnet_top1(network, architecture, statistics, images), architecture)
-            for architecture, statistics in zip(drawn, own, strict=True)
-        ]
-        gaps = np.array(recalibrated) - np.array(by_table)
+        gaps = (own := taken(drawn, recalibrated, "recalibrated")) - top1
         card["bn_table_gap"] = {"mean": round(float(gaps.mean()), 4), "worst": round(float(gaps.max()), 4)}
-        card["top1_mean_recalibrated"] = round(float(np.mean(recalibrated)), 4)
+        card["top1_mean_recalibrated"] = round(float(np.mean(own)), 4)
     return card
 
 
@@ -137,6 +214,39 @@ def write_card(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]
     return card
 
 
-def _reported(report: Callable[[str], None], top1: float, architecture: Architecture) -> float:
+def _selection_bias(
+    entry: zoo.ZooEntry, genomes: Genomes, top1: NDArray[np.float64], seed: int, settings: FitSettings | None
+) -> float:
+    """See ``selection.py``; 0 where there are too few subnets to tell."""
+    if len(top1) < FEWEST_TO_SELECT:
+        return 0.0
+    crossed = cross_predictions(entry.space, genomes, top1, seed, settings=settings)
+    return max(0.0, selection_error(CostTable(entry.space).macs(genomes), crossed, top1, seed))
+
+
+def _aside(drawn: int) -> int:
+    """How many of the subnets that follow from the seed are set aside."""
+    return min(UNSEEN, drawn // 3)
+
+
+def _points(
+    entry: zoo.ZooEntry, architectures: Sequence[Architecture], top1: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Price, predicted and measured top-1 of each, for the card and its plots."""
+    genomes = encode(entry.space, architectures)
+    macs = CostTable(entry.space).macs(genomes)
+    predicted = read_predictor(entry.folder / "predictor.json", entry.space).top1(genomes)
+    return [
+        {
+            "resolution": architecture.resolution,
+            "macs": int(macs[i]),
+            "top1": round(float(top1[i]), 4),
+            "top1_predicted": round(float(predicted[i]), 4),
+        }
+        for i, architecture in enumerate(architectures)
+    ]
+
+
+def _reported(report: Report, top1: float, architecture: Architecture) -> float:
     report(f"top-1 {top1:.4f} of {architecture.id} at {architecture.resolution} px")
     return top1

@@ -2,20 +2,31 @@
 
 A data set is a file of JSON lines, one measurement each, that is only ever appended to. Which
 architectures belong to it follows from the space and a seed alone, so a run that stopped goes on
-where it was, and a longer run contains the shorter one.
+where it was, a longer run contains the shorter one, and several workers share one out by number
+(``Shard``), each with a file of its own. Rounds of architectures that a predictor is unsure of come
+after that (``active.py``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bespoke.supernet.architecture import Architecture, SearchSpace, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
+
+DATASET = "accuracy.jsonl"
+"""The data set, kept in a zoo entry beside the predictor that was fitted on it."""
+
+Measure = Callable[[Architecture], float]
+"""From an architecture to its top-1 in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +36,41 @@ class AccuracyDataset:
     Attributes:
         architectures: Of one space, no two equal.
         top1: Measured top-1 in [0, 1], one each.
-        images: How many images each was measured on; 0 where nobody said.
+        images: On how many images each was measured, every view of one counted; 0 where nobody said.
+        rounds: The round that chose each: 0 for those that follow from the seed.
     """
 
     architectures: tuple[Architecture, ...]
     top1: tuple[float, ...]
     images: tuple[int, ...]
+    rounds: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.architectures)
+
+    def where(self, chosen: NDArray[np.bool_]) -> AccuracyDataset:
+        """Only those architectures, shape (N,)."""
+        return _dataset([row for row, kept in zip(_rows(self), chosen, strict=True) if kept])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A worker's share of a data set.
+
+    Attributes:
+        number: Which worker, from 0.
+        count: How many there are.
+
+    Raises:
+        InvalidInput: There is no such worker.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.count:
+            raise InvalidInput(f"shard {self.number}/{self.count}: expected one from 0 to below the count")
 
 
 def read_dataset(path: Path, space: SearchSpace) -> AccuracyDataset:
@@ -44,70 +81,152 @@ def read_dataset(path: Path, space: SearchSpace) -> AccuracyDataset:
     Raises:
         FileInvalid: A line is no measurement of an architecture of this space.
     """
-    rows: dict[Architecture, tuple[float, int]] = {}
+    rows: dict[Architecture, _Row] = {}
     text = path.read_text() if path.exists() else ""
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             row = json.loads(line)
             architecture = read_architecture(space, row["architecture"])
-            top1, images = float(row["top1"]), int(row.get("images", 0))
+            found = _Row(
+                architecture, float(row["top1"]), int(row.get("images", 0)), int(row.get("round", 0))
+            )
         except (ValueError, KeyError, TypeError, AttributeError, ArchitectureInvalid) as error:
             raise FileInvalid(path, f"line {number}: {error}") from error
-        if not 0 <= top1 <= 1:
-            raise FileInvalid(path, f"line {number}: got top1 {top1}, expected a share from 0 to 1")
-        rows.setdefault(architecture, (top1, images))
-    return AccuracyDataset(
-        tuple(rows), tuple(top1 for top1, _ in rows.values()), tuple(images for _, images in rows.values())
-    )
+        if not 0 <= found.top1 <= 1:
+            raise FileInvalid(path, f"line {number}: got top1 {found.top1}, expected a share from 0 to 1")
+        rows.setdefault(architecture, found)
+    return _dataset(list(rows.values()))
+
+
+def merge_datasets(paths: Sequence[Path], space: SearchSpace) -> AccuracyDataset:
+    """Read the files of several workers as one data set; of one architecture the first line counts.
+
+    The order is that of the rounds, and inside a round that of the files, whose lines take turns, so
+    that shards come out in the order in which their architectures were drawn.
+
+    Raises:
+        FileInvalid: A file is missing, or a line is no measurement of an architecture of this space.
+    """
+    rows: dict[Architecture, _Row] = {}
+    for path in paths:
+        if not path.is_file():
+            raise FileInvalid(path, "no such file; expected the JSON lines of an accuracy data set")
+    files = [_rows(read_dataset(path, space)) for path in paths]
+    for number in range(max((len(file) for file in files), default=0)):
+        for file in files:
+            if number < len(file):
+                rows.setdefault(file[number].architecture, file[number])
+    return _dataset(sorted(rows.values(), key=lambda row: row.round))
+
+
+def write_dataset(dataset: AccuracyDataset, path: Path) -> None:
+    """Replace a file by a data set."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(_line(row) for row in _rows(dataset)))
+    partial.replace(path)
 
 
 def collect(
     space: SearchSpace,
     count: int,
-    measure: Callable[[Architecture], float],
+    measure: Measure,
     path: Path,
     seed: int,
     *,
     images: int = 0,
+    shard: Shard | None = None,
 ) -> AccuracyDataset:
     """Measure architectures until the file holds ``count`` of this seed's, and read it.
 
     Args:
         space: The space to draw from.
-        count: How many architectures.
+        count: How many architectures, of all workers together.
         measure: From an architecture to its top-1 in [0, 1].
         path: JSON lines; appended to after each measurement, so a stopped run loses one at most.
         seed: Decides which architectures.
         images: How many images ``measure`` uses; written beside each measurement.
+        shard: Which of them are this worker's; all unless given.
 
     Returns:
-        The first ``count`` architectures of this seed, in the order in which they were drawn.
+        The first ``count`` architectures of this seed (those of the shard), in the order in which
+        they were drawn.
 
     Raises:
         FileInvalid: The file holds something else.
         InvalidInput: ``measure`` gave no share, or the space holds fewer architectures.
     """
-    known = read_dataset(path, space)
-    measured = dict(zip(known.architectures, zip(known.top1, known.images, strict=True), strict=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(path)
-    chosen = stratified(space, count, seed)
+    chosen, own = stratified(space, count, seed), shard or Shard()
     if len(chosen) < count:
         raise InvalidInput(f"{space.name} gave {len(chosen)} different architectures, asked for {count}")
+    return measured(space, chosen[own.number :: own.count], measure, path, images=images)
+
+
+def measured(
+    space: SearchSpace,
+    chosen: Sequence[Architecture],
+    measure: Measure,
+    path: Path,
+    *,
+    images: int = 0,
+    number: int = 0,
+) -> AccuracyDataset:
+    """Measure those of some architectures that a file lacks.
+
+    Args:
+        space: Of the architectures.
+        chosen: What to measure.
+        measure: From an architecture to its top-1 in [0, 1].
+        path: JSON lines; appended to.
+        images: How many images ``measure`` uses.
+        number: The round that chose them.
+
+    Returns:
+        The chosen architectures, in their order.
+
+    Raises:
+        FileInvalid: The file holds something else.
+        InvalidInput: ``measure`` gave no share.
+    """
+    known = {row.architecture: row for row in _rows(read_dataset(path, space))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _cut_torn_line(path)
     for architecture in chosen:
-        if architecture not in measured:
+        if architecture not in known:
             top1 = float(measure(architecture))
             if not 0 <= top1 <= 1:
                 raise InvalidInput(f"measured top1 {top1} of {architecture.id}, expected a share from 0 to 1")
-            measured[architecture] = (top1, images)
-            _append(path, {"architecture": architecture.to_json(), "top1": top1, "images": images})
-    values = [measured[architecture] for architecture in chosen]
-    return AccuracyDataset(chosen, tuple(v[0] for v in values), tuple(v[1] for v in values))
+            known[architecture] = _Row(architecture, top1, images, number)
+            with path.open("a") as file:
+                file.write(_line(known[architecture]))
+    return _dataset([known[architecture] for architecture in chosen])
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row, separators=(",", ":")) + "\n")
+@dataclass(frozen=True)
+class _Row:
+    architecture: Architecture
+    top1: float
+    images: int
+    round: int
+
+
+def _rows(dataset: AccuracyDataset) -> list[_Row]:
+    fields = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds)
+    return [_Row(*row) for row in zip(*fields, strict=True)]
+
+
+def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
+    return AccuracyDataset(
+        tuple(row.architecture for row in rows),
+        tuple(row.top1 for row in rows),
+        tuple(row.images for row in rows),
+        tuple(row.round for row in rows),
+    )
+
+
+def _line(row: _Row) -> str:
+    told: dict[str, Any] = {"architecture": row.architecture.to_json(), "top1": row.top1}
+    told |= {"images": row.images} | ({"round": row.round} if row.round else {})
+    return json.dumps(told, separators=(",", ":")) + "\n"
 
 
 def _cut_torn_line(path: Path) -> None:

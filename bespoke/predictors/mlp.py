@@ -89,9 +89,7 @@ def fit(
         order = rng.permutation(len(top1))
         aside, rest = order[: len(top1) // 5], order[len(top1) // 5 :]
         held_out, genomes, top1 = (genomes[aside], top1[aside]), genomes[rest], top1[rest]
-    features = _features(space, encoding, genomes)
-    networks = tuple(_fit_network(features, top1, settings, rng) for _ in range(settings.members))
-    draft = MlpPredictor(space, encoding, networks, half_width=0.0)
+    draft = _fitted(space, genomes, top1, rng, encoding, settings)
     predicted = draft.top1(held_out[0])
     card = {
         "kendall_tau": round(kendall_tau(predicted, held_out[1]), 6),
@@ -103,9 +101,84 @@ def fit(
     return replace(draft, half_width=conformal_half_width(predicted - held_out[1]), card=card)
 
 
+def ensemble(
+    space: SearchSpace,
+    genomes: Genomes,
+    top1: NDArray[np.float64],
+    seed: int = 0,
+    *,
+    encoding: Encoding | None = None,
+    settings: FitSettings | None = None,
+) -> MlpPredictor:
+    """Fit a predictor on all examples; with none left to judge it by, it has no interval and no card.
+
+    Args:
+        space: The space of the genomes.
+        genomes: (N, G).
+        top1: Measured top-1 in [0, 1], shape (N,).
+        seed: Decides starts, splits and batches.
+        encoding: Features; ``default_encoding(space)`` unless given.
+        settings: How it is fitted.
+
+    Raises:
+        InvalidInput: Too few examples, or values that are no shares.
+    """
+    _check(genomes, top1)
+    rng = np.random.default_rng(seed)
+    return _fitted(space, genomes, top1, rng, encoding or default_encoding(space), settings or FitSettings())
+
+
+def cross_predictions(
+    space: SearchSpace,
+    genomes: Genomes,
+    top1: NDArray[np.float64],
+    seed: int = 0,
+    *,
+    folds: int = 5,
+    encoding: Encoding | None = None,
+    settings: FitSettings | None = None,
+) -> NDArray[np.float64]:
+    """Predict each example by an ensemble that was fitted on the other folds, shape (N,).
+
+    Args:
+        space: The space of the genomes.
+        genomes: (N, G).
+        top1: Measured top-1 in [0, 1], shape (N,).
+        seed: Decides the folds and the fits.
+        folds: Into how many parts the examples are divided.
+        encoding: Features; ``default_encoding(space)`` unless given.
+        settings: How each is fitted.
+
+    Raises:
+        InvalidInput: Too few examples, or values that are no shares.
+    """
+    order = np.random.default_rng([seed, 5]).permutation(len(top1))
+    predicted = np.empty(len(top1))
+    for number, left_out in enumerate(np.array_split(order, folds)):
+        rest = np.setdiff1d(order, left_out)
+        fitted = ensemble(
+            space, genomes[rest], top1[rest], seed + number, encoding=encoding, settings=settings
+        )
+        predicted[left_out] = fitted.top1(genomes[left_out])
+    return predicted
+
+
 def rmse(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
     """Root of the mean squared error."""
     return float(np.sqrt(np.mean((np.asarray(predicted) - np.asarray(measured)) ** 2)))
+
+
+def _fitted(
+    space: SearchSpace,
+    genomes: Genomes,
+    top1: NDArray[np.float64],
+    rng: np.random.Generator,
+    encoding: Encoding,
+    settings: FitSettings,
+) -> MlpPredictor:
+    features = _features(space, encoding, genomes)
+    networks = tuple(_fit_network(features, top1, settings, rng) for _ in range(settings.members))
+    return MlpPredictor(space, encoding, networks, half_width=0.0)
 
 
 def _check(genomes: Genomes, top1: NDArray[np.float64]) -> None:

@@ -4,7 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bespoke.predictors.dataset import collect, read_dataset
+from bespoke.predictors.dataset import (
+    Shard,
+    collect,
+    measured,
+    merge_datasets,
+    read_dataset,
+    write_dataset,
+)
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
@@ -32,9 +39,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
         collect(SPACE, 10, interrupted, path, 0)
     with path.open("a") as file:
         file.write('{"architecture": {"ker')  # as a crash leaves it
-    measured = []
-    found = collect(SPACE, 10, lambda a: measured.append(a) or accuracy(a), path, 0, images=500)  # type: ignore[func-returns-value]
-    assert len(measured) == 7
+    asked = []
+    found = collect(SPACE, 10, lambda a: asked.append(a) or accuracy(a), path, 0, images=500)  # type: ignore[func-returns-value]
+    assert len(asked) == 7
     assert found.architectures == stratified(SPACE, 10, 0)
     assert found.top1 == tuple(accuracy(a) for a in found.architectures)
     assert found.images == (0,) * 3 + (500,) * 7
@@ -63,3 +70,33 @@ def test_wrong_lines_and_values_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="share"):
         collect(SPACE, 1, lambda _: 76.4, tmp_path / "new.jsonl", 0)
     assert np.size(read_dataset(tmp_path / "absent.jsonl", SPACE).top1) == 0
+
+
+def test_workers_share_a_set_out_and_their_files_make_the_whole(tmp_path: Path) -> None:
+    whole = collect(SPACE, 10, accuracy, tmp_path / "whole.jsonl", 0, images=500)
+    files = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    for number, file in enumerate(files):
+        own = collect(SPACE, 10, accuracy, file, 0, images=500, shard=Shard(number, 3))
+        assert own.architectures == whole.architectures[number::3]
+    merged = merge_datasets(files, SPACE)
+    assert merged == whole
+    write_dataset(merged, tmp_path / "merged.jsonl")
+    assert read_dataset(tmp_path / "merged.jsonl", SPACE) == whole
+    assert merge_datasets([files[0], *files], SPACE).architectures[:1] == whole.architectures[:1]
+
+
+def test_a_shard_that_is_none_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="shard 3/3"):
+        Shard(3, 3)
+    with pytest.raises(FileInvalid, match="no such file"):
+        merge_datasets([tmp_path / "absent.jsonl"], SPACE)
+
+
+def test_rounds_are_kept_and_come_last(tmp_path: Path) -> None:
+    path, chosen = tmp_path / "set.jsonl", stratified(SPACE, 4, 1)
+    measured(SPACE, chosen[:2], accuracy, path, number=2)
+    collect(SPACE, 3, accuracy, path, 0)
+    assert read_dataset(path, SPACE).rounds == (2, 2, 0, 0, 0)
+    merged = merge_datasets([path], SPACE)
+    assert merged.rounds == (0, 0, 0, 2, 2)
+    assert merged.architectures[3:] == chosen[:2]

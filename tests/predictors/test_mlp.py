@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from bespoke.predictors.mlp import FitSettings, fit, rmse
+from bespoke.predictors.mlp import FitSettings, cross_predictions, ensemble, fit, rmse
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, encode
 from bespoke.supernet.cost import CostTable
@@ -51,3 +53,26 @@ def test_too_few_or_wrong_examples_are_refused() -> None:
         fit(SPACE, genomes[:10], top1[:10])
     with pytest.raises(InvalidInput, match="shares"):
         fit(SPACE, genomes, top1 * 100)
+
+
+def test_the_spread_is_how_far_the_networks_of_an_ensemble_are_apart() -> None:
+    genomes, top1 = measured(60, 0)
+    settings = FitSettings(hidden=(16,), members=3, epochs=10)
+    predictor = ensemble(SPACE, genomes, top1, settings=settings)
+    alone = [replace(predictor, networks=(network,)) for network in predictor.networks]
+    expected = np.std([one.top1(genomes) for one in alone], axis=0)
+    np.testing.assert_allclose(predictor.spread(genomes), expected)
+    assert expected.max() > 0
+    assert not alone[0].spread(genomes).any()
+
+
+def test_cross_predictions_are_made_without_the_examples_they_are_of() -> None:
+    genomes, top1 = measured(100, 0)
+    settings = FitSettings(hidden=(16,), members=1, epochs=20)
+    predicted = cross_predictions(SPACE, genomes, top1, folds=4, settings=settings)
+    changed = top1.copy()
+    changed[7] = 0.0
+    again = cross_predictions(SPACE, genomes, changed, folds=4, settings=settings)
+    assert again[7] == predicted[7]
+    assert not np.array_equal(again, predicted)
+    assert kendall_tau(predicted, top1) > 0.4

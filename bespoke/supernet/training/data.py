@@ -177,17 +177,40 @@ def normalised(x_NHWC: Tensor, device: torch.device | str = "cpu") -> Tensor:
     return x_NCHW.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
-def evaluation_batches(
-    images: ImageSet, resolution: int, batch: int = 256, device: torch.device | str = "cpu"
+@dataclass(frozen=True)
+class View:
+    """How an image is looked at when top-1 is measured.
+
+    Attributes:
+        top: Where the crop lies between the upper edge (0) and the lower one (1).
+        left: Where it lies between the left edge (0) and the right one (1).
+        mirrored: Whether it is mirrored.
+    """
+
+    top: float = 0.5
+    left: float = 0.5
+    mirrored: bool = False
+
+
+def evaluation_pixels(
+    images: ImageSet, resolution: int, batch: int = 256, view: View | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images scaled to ``resolution`` / 0.875 and centre cropped, with their labels."""
-    scaled = math.ceil(resolution / CROP_SHARE)
-    start = (scaled - resolution) // 2
+    """Images scaled to ``resolution`` / 0.875 and cropped, 8-bit NHWC, with their labels.
+
+    Args:
+        images: Squares.
+        resolution: Side of the crops in pixels.
+        batch: Images at a time.
+        view: Which crop; the one in the centre unless given.
+    """
+    view, scaled = view or View(), math.ceil(resolution / CROP_SHARE)
+    top, left = (int((scaled - resolution) * share) for share in (view.top, view.left))
     for at in torch.arange(len(images)).split(batch):
         x_NCHW = images.pixels(at).permute(0, 3, 1, 2)
         x_NCHW = F.interpolate(x_NCHW, (scaled, scaled), mode="bilinear", antialias=True)
-        x_NCHW = x_NCHW[:, :, start : start + resolution, start : start + resolution]
-        yield normalised(x_NCHW.permute(0, 2, 3, 1), device), images.labels_N[at].to(device)
+        x_NCHW = x_NCHW[:, :, top : top + resolution, left : left + resolution]
+        x_NCHW = x_NCHW.flip(3) if view.mirrored else x_NCHW
+        yield x_NCHW.permute(0, 2, 3, 1).contiguous(), images.labels_N[at]
 
 
 def augmented(

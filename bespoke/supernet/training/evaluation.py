@@ -1,41 +1,72 @@
-"""Top-1 of subnets, measured on the exported ONNX: what is measured is what is shipped."""
+"""Top-1 of subnets, measured on the exported ONNX: what is measured is what is shipped.
+
+On a GPU the extracted subnet is run in torch instead, which a test holds to the ONNX.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from bespoke.supernet.architecture import Architecture
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.onnx import INPUT, write_onnx
 from bespoke.supernet.statistics import Statistics, StatisticsTable, recalibrate
 from bespoke.supernet.subnet import extract, fold
-from bespoke.supernet.training.data import ImageSet, augmented, evaluation_batches, normalised
+from bespoke.supernet.training.data import ImageSet, View, augmented, evaluation_pixels, normalised
 
 CALIBRATION_IMAGES = 2000
 """As Once-for-All re-calibrates."""
 
+VIEWS = (View(), View(mirrored=True), View(0.25, 0.25), View(0.75, 0.75, mirrored=True))
+"""In the order in which they are taken. The first is the one that top-1 is reported on; the others are
+of the same images, so that top-1 over several of them says less of single pixels."""
+
 
 class LabelledImages:
-    """Evaluation images, scaled once per resolution and kept.
+    """Evaluation images, scaled once per resolution and kept, as bytes.
 
     Attributes:
         images: Where they come from.
+        views: In how many ways each image is looked at; top-1 is the mean over all of them.
     """
 
-    def __init__(self, images: ImageSet, batch: int = 64) -> None:
-        self.images = images
-        self._batch = batch
-        self._prepared: dict[int, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
+    def __init__(self, images: ImageSet, batch: int = 64, views: int = 1) -> None:
+        """Keep images of a set.
 
-    def at(self, resolution: int) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Batches of (N, 3, R, R) images and (N,) labels."""
+        Args:
+            images: Where they come from.
+            batch: How many are evaluated at a time.
+            views: How many of ``VIEWS`` are taken.
+
+        Raises:
+            InvalidInput: More views than there are, or none.
+        """
+        if not 1 <= views <= len(VIEWS):
+            raise InvalidInput(f"views: got {views}, expected 1 to {len(VIEWS)}")
+        self.images, self.views = images, views
+        self._batch = batch
+        self._prepared: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def __len__(self) -> int:
+        """How many answers a top-1 is a share of."""
+        return len(self.images) * self.views
+
+    def at(self, resolution: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of (N, 3, R, R) normalised images and (N,) labels, view after view."""
         if resolution not in self._prepared:
-            batches = evaluation_batches(self.images, resolution, self._batch)
-            self._prepared[resolution] = [(np.ascontiguousarray(x.numpy()), y.numpy()) for x, y in batches]
-        return self._prepared[resolution]
+            self._prepared[resolution] = [
+                batch
+                for view in VIEWS[: self.views]
+                for batch in evaluation_pixels(self.images, resolution, self._batch, view)
+            ]
+        for x_NHWC, labels_N in self._prepared[resolution]:
+            yield normalised(x_NHWC, device), labels_N
 
 
 def model_top1(model: bytes, images: LabelledImages, resolution: int, threads: int = 2) -> float:
@@ -45,9 +76,20 @@ def model_top1(model: bytes, images: LabelledImages, resolution: int, threads: i
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     right = 0
     for x_NCHW, labels_N in images.at(resolution):
-        (logits_NC,) = session.run(None, {INPUT: x_NCHW})
-        right += int((logits_NC.argmax(1) == labels_N).sum())
-    return right / len(images.images)
+        (logits_NC,) = session.run(None, {INPUT: x_NCHW.contiguous().numpy()})
+        right += int((logits_NC.argmax(1) == labels_N.numpy()).sum())
+    return right / len(images)
+
+
+@torch.no_grad()
+def module_top1(
+    module: torch.nn.Module, images: LabelledImages, resolution: int, device: torch.device | str
+) -> float:
+    """Top-1 of a torch module that gives logits, in [0, 1]; the module lies on the device."""
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for x_NCHW, labels_N in images.at(resolution, device):
+        right += (module(x_NCHW).argmax(1) == labels_N.to(device)).sum()
+    return int(right) / len(images)
 
 
 def subnet_top1(
@@ -56,6 +98,7 @@ def subnet_top1(
     statistics: Statistics | StatisticsTable,
     images: LabelledImages,
     threads: int = 2,
+    device: torch.device | str = "cpu",
 ) -> float:
     """Top-1 of one subnet of a supernet, in [0, 1].
 
@@ -65,9 +108,12 @@ def subnet_top1(
         statistics: Its own BN statistics, or the supernet's table.
         images: What to measure on.
         threads: Threads of the runtime.
+        device: ``cpu``: its ONNX is run; elsewhere the subnet itself.
     """
     own = statistics.lookup(architecture) if isinstance(statistics, StatisticsTable) else statistics
     subnet = extract(network, architecture, own)
+    if torch.device(device).type != "cpu":
+        return module_top1(subnet.to(device), images, architecture.resolution, device)
     model = write_onnx(subnet.plan, fold(subnet), dynamic_batch=True)
     return model_top1(model, images, architecture.resolution, threads)
 

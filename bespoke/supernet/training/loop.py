@@ -154,7 +154,7 @@ def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Adva
     if start is None and phase.sort_channels and number:
         sort_channels(network, run.phases[number - 1])
     teacher = _teacher(run, number, begins=start is None) if phase.taught else None
-    optimiser, average = _optimiser(network), WeightAverage(network, steps)
+    optimiser, average = optimiser_of(network), WeightAverage(network, steps)
     if start and start.optimiser is not None and start.average is not None:
         optimiser.load_state_dict(start.optimiser)
         average.load(start.average)
@@ -171,11 +171,7 @@ def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Adva
         for parameters in optimiser.param_groups:
             parameters["lr"] = rate
         losses.append(_gradients(run, phase, x_NHWC, labels_N, step_rng(step, phase_seed), teacher))
-        run.group.average_gradients(network)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-        if torch.isfinite(norm):
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser_step(network, optimiser, run.group)
         average.update(network, step)
         advance(number, step + 1, losses[-1])
         last = step + 1 == steps
@@ -264,10 +260,20 @@ def _learning_rate(phase: Phase, step: int, steps: int) -> float:
     return phase.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
 
 
-def _optimiser(network: ChainSupernet) -> torch.optim.Optimizer:
+def optimiser_of(network: ChainSupernet) -> torch.optim.Optimizer:
+    """AdamW that spares BN, biases and kernel transforms its decay."""
     named = list(network.named_parameters())
     groups = [
         {"params": [p for n, p in named if not no_decay(n)], "weight_decay": WEIGHT_DECAY},
         {"params": [p for n, p in named if no_decay(n)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def optimiser_step(network: ChainSupernet, optimiser: torch.optim.Optimizer, group: Group) -> None:
+    """One step on the gradients of all processes, clipped; left out where they are no numbers."""
+    group.average_gradients(network)
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+    if torch.isfinite(norm):
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)

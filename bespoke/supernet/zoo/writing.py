@@ -73,3 +73,24 @@ def write_entry(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return entry(name, root)
+
+
+def publish(made: Path, out: Path) -> ZooEntry:
+    """Bring a whole entry to its place in a zoo; one of the same name is replaced.
+
+    Args:
+        made: The folder of an entry; it stays as it is.
+        out: Where it goes, e.g. ``var/zoo/mine``.
+
+    Raises:
+        InvalidInput: ``out`` is something else than an entry.
+    """
+    if out.exists() and not (out / "space.json").is_file() and any(out.iterdir()):
+        raise InvalidInput(f"{out} is no zoo entry, and is not empty: give another --out")
+    (out.parent / STAGING).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent / STAGING) as folder:
+        shutil.copytree(made, Path(folder) / "new")
+        if out.exists():
+            out.rename(Path(folder) / "old")
+        (Path(folder) / "new").rename(out)
+    return entry(out.name, out.parent)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from bespoke.supernet.errors import FileInvalid
-from bespoke.supernet.training.data import augmented, evaluation_batches, read_split, training_batch
+from bespoke.supernet.training.data import View, augmented, evaluation_pixels, read_split, training_batch
 
 
 @pytest.fixture
@@ -69,9 +69,19 @@ def test_held_out_images_are_disjoint_from_the_rest(folder: Path) -> None:
 
 def test_evaluation_images_are_scaled_and_cropped_to_the_resolution(folder: Path) -> None:
     images = read_split(folder, "val", side=40)
-    ((x_NCHW, labels_N),) = evaluation_batches(images, 32)
-    assert x_NCHW.shape == (4, 3, 32, 32)
+    ((x_NHWC, labels_N),) = evaluation_pixels(images, 32)
+    assert x_NHWC.shape == (4, 32, 32, 3)
+    assert x_NHWC.dtype == torch.uint8
     assert labels_N.tolist() == [0, 0, 1, 1]
+
+
+def test_a_view_is_another_crop_of_the_same_image(folder: Path) -> None:
+    images = read_split(folder, "val", side=40)
+    ((whole_NHWC, _),) = evaluation_pixels(images, 35)  # 35 / 0.875 = 40: nothing is scaled
+    stored_NHWC = images.pixels()
+    assert torch.equal(whole_NHWC, stored_NHWC[:, 2:37, 2:37])
+    ((seen_NHWC, _),) = evaluation_pixels(images, 35, view=View(0.0, 1.0, mirrored=True))
+    assert torch.equal(seen_NHWC, stored_NHWC[:, 0:35, 5:40].flip(2))
 
 
 def test_a_training_step_is_a_function_of_seed_and_step(folder: Path) -> None:

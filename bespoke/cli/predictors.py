@@ -1,0 +1,83 @@
+"""``bespoke zoo measure`` and ``zoo fit``: the accuracy predictor apart from training, by several workers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bespoke.cli.weights import HELD_OUT, zoo_app
+from bespoke.cli.zoo import ZooFolder
+from bespoke.supernet.errors import InvalidInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``bespoke zoo``."""
+    zoo_app.command("measure")(zoo_measure)
+    zoo_app.command("fit")(zoo_fit)
+
+
+def zoo_measure(
+    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
+    images: Annotated[Path, typer.Option(help="The image folder that it was trained on.")],
+    dataset: Annotated[Path, typer.Option(help="File to append to: one measured subnet a line.")],
+    subnets: Annotated[int, typer.Option(help="Subnets to measure, of all workers together.")] = 1000,
+    shard: Annotated[str, typer.Option(help="Which of several workers this is, e.g. 0/4.")] = "0/1",
+    unsure: Annotated[
+        int, typer.Option(help="How many of the subnets to choose in rounds, for being unsure of them.")
+    ] = 0,
+    views: Annotated[int, typer.Option(help="Crops of each image that are evaluated: 1 to 4.")] = 1,
+    side: Annotated[int, typer.Option(help="Side of the kept images in pixels, as in training.")] = 160,
+    cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
+    seed: Annotated[int, typer.Option(help="The training's: it decides which images were held out.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    zoo_folder: ZooFolder = Path("var/zoo"),
+) -> None:
+    """Measure subnets on held-out training images; the same command with the same file goes on."""
+    from bespoke.predictors.card import measure_subnets
+    from bespoke.predictors.dataset import Shard
+    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.zoo import entry
+
+    opened, own = entry(name, zoo_folder), Shard(*_shard(shard))
+    if unsure and own.count > 1:
+        raise InvalidInput("--unsure: rounds need all that was measured; choose them without --shard")
+    found = read_split(images, "train", side, cache)
+    _, held_out = found.split(min(HELD_OUT, len(found) // 5), seed)
+    measured = measure_subnets(
+        opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
+        shard=own if own.count > 1 else None, device=device, report=_progress,
+    )  # fmt: skip
+    print(f"{dataset}: {len(measured)} subnets, mean top-1 {sum(measured.top1) / len(measured):.4f}")
+
+
+def zoo_fit(
+    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
+    dataset: Annotated[list[Path], typer.Option(help="What was measured; several files are merged.")],
+    seed: Annotated[int, typer.Option(help="Of the fit.")] = 0,
+    zoo_folder: ZooFolder = Path("var/zoo"),
+) -> None:
+    """Fit a supernet's accuracy predictor on measured subnets; a running service takes it up."""
+    from bespoke.predictors.card import fit_predictor, write_card
+    from bespoke.predictors.dataset import merge_datasets
+    from bespoke.supernet.zoo import entry
+
+    opened = entry(name, zoo_folder)
+    merged = merge_datasets(dataset, opened.space)
+    fields = fit_predictor(opened, merged, seed=seed, report=_progress)
+    write_card(opened, fields)
+    print(json.dumps(fields, indent=2))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise InvalidInput(f"--shard: got {text!r}, expected which one/of how many, e.g. 0/4")
+    return int(number), int(count)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

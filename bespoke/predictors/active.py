@@ -1,0 +1,155 @@
+"""Active rounds: after a draw that covers the space, measure what an ensemble is unsure of.
+
+Each round fits an ensemble on what there is, draws fresh architectures, and takes those on which its
+networks differ most, as many at each resolution and of each size: what is unsure is not all of one
+kind then.
+
+Source: query by committee, Seung et al. (COLT 1992).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bespoke.predictors.dataset import AccuracyDataset, Measure, collect, measured, read_dataset
+from bespoke.predictors.mlp import FitSettings, ensemble
+from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, encode
+from bespoke.supernet.cost import CostTable
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.genomes import stratified
+
+ROUNDS = 2
+SIZES = 3
+"""Classes of size at each resolution."""
+POOL = 20
+"""Architectures drawn for each one that is chosen."""
+
+
+def collect_actively(
+    space: SearchSpace,
+    count: int,
+    measure: Measure,
+    path: Path,
+    seed: int,
+    *,
+    unsure: int,
+    rounds: int = ROUNDS,
+    aside: int = 0,
+    images: int = 0,
+    settings: FitSettings | None = None,
+) -> AccuracyDataset:
+    """Measure architectures until the file holds ``count``, the last ones chosen for being unsure.
+
+    A run that stopped goes on where it was. What a round chooses follows from what is in the file
+    before it, so that all that belongs to the rounds before has to be there first.
+
+    Args:
+        space: The space to draw from.
+        count: How many architectures, the unsure ones included.
+        measure: From an architecture to its top-1 in [0, 1].
+        path: JSON lines; appended to after each measurement.
+        seed: Decides which architectures.
+        unsure: How many of them are chosen for being unsure, over all rounds.
+        rounds: In how many rounds these are chosen.
+        aside: How many of the first ones no ensemble here may see, since a predictor will be judged
+            on them.
+        images: How many images ``measure`` uses.
+        settings: How the ensembles are fitted.
+
+    Returns:
+        First what follows from the seed, then round after round.
+
+    Raises:
+        FileInvalid: The file holds something else.
+        InvalidInput: ``measure`` gave no share, or the numbers do not go together.
+    """
+    if not (0 <= unsure < count - aside and rounds > 0 and aside >= 0):
+        raise InvalidInput(
+            f"got {count} architectures, {unsure} of them unsure in {rounds} rounds, {aside} set aside; "
+            "expected some that are neither, and one round or more"
+        )
+    first = collect(space, count - unsure, measure, path, seed, images=images)
+    found = list(first.architectures)
+    for number, size in enumerate(_shares(unsure, rounds), 1):
+        known = read_dataset(path, space)
+        of_round = zip(known.architectures, known.rounds, strict=True)
+        own = [a for a, r in of_round if r == number and a not in found][:size]
+        if len(own) < size:
+            top1 = dict(zip(known.architectures, known.top1, strict=True))
+            seen = found[aside:]
+            taken = frozenset(known.architectures)
+            chosen = most_unsure(
+                space,
+                encode(space, seen),
+                np.array([top1[a] for a in seen]),
+                _fresh(space, size * POOL, [seed, number], taken),
+                size - len(own),
+                seed=seed,
+                settings=settings,
+            )
+            own += measured(space, chosen, measure, path, images=images, number=number).architectures
+        found += own
+    return measured(space, found, _nothing_left, path)
+
+
+def most_unsure(
+    space: SearchSpace,
+    genomes: Genomes,
+    top1: NDArray[np.float64],
+    pool: Sequence[Architecture],
+    count: int,
+    *,
+    seed: int = 0,
+    settings: FitSettings | None = None,
+) -> tuple[Architecture, ...]:
+    """Choose what an ensemble is unsure of, as many at each resolution and of each size.
+
+    Args:
+        space: The space of all of them.
+        genomes: What was measured, (N, G).
+        top1: Measured top-1 in [0, 1], (N,).
+        pool: What may be chosen.
+        count: How many are wanted.
+        seed: Of the fit.
+        settings: How the ensemble is fitted.
+    """
+    among = encode(space, pool)
+    spread = ensemble(space, genomes, top1, seed, settings=settings).spread(among)
+    cells = _cells(space, among)
+    # Their rank inside each cell decides: first the most unsure of every cell, then the second.
+    ranks = np.empty(len(pool), np.int64)
+    for cell in np.unique(cells):
+        members = np.flatnonzero(cells == cell)
+        ranks[members[np.argsort(-spread[members], kind="stable")]] = np.arange(len(members))
+    return tuple(pool[i] for i in np.lexsort((-spread, ranks))[:count])
+
+
+def _cells(space: SearchSpace, genomes: Genomes) -> NDArray[np.int64]:
+    """A number for each resolution and class of size, (N,)."""
+    macs, sides = CostTable(space).macs(genomes), genomes[:, -1].astype(np.int64)
+    cells = np.zeros(len(genomes), np.int64)
+    for side in np.unique(sides):
+        own = np.flatnonzero(sides == side)
+        order = macs[own].argsort(kind="stable").argsort(kind="stable")
+        cells[own] = side * SIZES + order * SIZES // len(own)
+    return cells
+
+
+def _fresh(
+    space: SearchSpace, count: int, seed: Sequence[int], taken: frozenset[Architecture]
+) -> tuple[Architecture, ...]:
+    """Architectures that are not measured yet."""
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return tuple(a for a in stratified(space, count, number) if a not in taken)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
+
+
+def _nothing_left(architecture: Architecture) -> float:
+    raise AssertionError(f"{architecture.id} was to be measured by now")

@@ -1,0 +1,141 @@
+"""``bespoke train`` from images to a zoo entry that can be searched, and what belongs to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bespoke.cli import app
+from bespoke.predictors import read_predictor
+from bespoke.search import Constraint, Problem, search
+from bespoke.supernet import zoo
+from bespoke.supernet.errors import BespokeError, InvalidInput
+from bespoke.supernet.zoo.writing import write_entry
+from tests.supernet.training.tiny import fresh
+
+PNG = b"\x89PNG\r\n"
+SHORT = (
+    "--recipe", "progressive_shrinking", "--scale", 0.0005, "--resolutions", 32, "--side", 36, "--batch", 16,
+    "--statistics", 200, "--subnets", 30, "--random", 2, "--no-gap",
+)  # fmt: skip
+
+
+def bespoke(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, BespokeError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reddish, greenish and bluish images, twenty each, in a folder without a split."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (root / name).mkdir()
+        for number in range(20):
+            pixels = rng.integers(0, 90, (40, 44, 3)).astype(np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options to start from a narrow supernet of two classes, so that all goes fast."""
+    root = tmp_path_factory.mktemp("begun")
+    write_entry(root, "narrow", fresh(), None, {"epochs": 3})
+    return ("--start", "narrow", "--zoo", str(root))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    photos: Path, begun: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, str]:
+    """The run's folder, the zoo's, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    run, made = folder / "run", folder / "zoo" / "mine"
+    return run, made.parent, bespoke("train", "--data", photos, "--out", made, "--run", run, *begun, *SHORT)
+
+
+def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, Path, str]) -> None:
+    run, root, told = trained
+    assert zoo.names(root) == ("mine",)
+    entry = zoo.entry("mine", root)
+    assert entry.card == json.loads(told)
+    assert entry.card["classes"] == ["blue", "green", "red"]
+    assert list(entry.card["phases"]) == ["largest", "kernel", "depth 1", "depth 2", "expand 1", "expand 2"]
+    assert (entry.card["predictor_subnets"], entry.card["predictor_unseen_subnets"]) == (20, 10)
+    assert entry.card["epochs"] == pytest.approx(3 + 0.0005 * 605, abs=0.01)
+    assert len(entry.card["front_points"]) > 1
+    assert "--recipe progressive_shrinking --resolutions 32 --scale 0.0005" in entry.card["command"]
+    predictor = read_predictor(entry.folder, entry.space)
+    assert search(Problem(entry.space, predictor, (Constraint("macs", 1e6),))).best.metrics["macs"] <= 1e6
+    assert (run / "log.csv").read_text().count("\n") == 7
+
+
+def test_pictures_are_drawn_from_the_card(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, root, _ = trained
+    told = json.loads(bespoke("zoo", "show", "mine", "--zoo", root, "--plots", tmp_path / "drawn", "--json"))
+    assert [Path(path).name for path in told["plots"]] == ["top1_macs.png", "effects.png"]
+    for path in told["plots"]:
+        assert Path(path).read_bytes().startswith(PNG)
+        assert Path(path).read_bytes() == (root / "mine" / "plots" / Path(path).name).read_bytes()
+    text = bespoke("zoo", "show", "mine", "--zoo", root)
+    assert "2 subnets (--json tells them" in text
+
+
+def test_a_finished_run_is_only_read(
+    trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path
+) -> None:
+    run, root, told = trained
+    files = {path: path.stat().st_mtime_ns for path in run.glob("*") if path.is_file()}
+    again = bespoke("train", "--data", photos, "--out", root / "mine", "--run", run, *begun, *SHORT)
+    assert json.loads(again) == json.loads(told)
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*") if path.is_file()} == files
+
+
+def test_two_workers_measure_and_a_predictor_is_fitted_on_both_files(
+    trained: tuple[Path, Path, str], photos: Path, tmp_path: Path
+) -> None:
+    _, root, _ = trained
+    files = [tmp_path / f"{number}.jsonl" for number in range(2)]
+    for number, file in enumerate(files):
+        options = (
+            "--subnets",
+            32,
+            "--shard",
+            f"{number}/2",
+            "--side",
+            36,
+            "--cache",
+            tmp_path,
+            "--zoo",
+            root,
+        )
+        bespoke("zoo", "measure", "mine", "--images", photos, "--dataset", file, *options)
+    before = read_predictor(root / "mine", zoo.entry("mine", root).space).revision
+    datasets = [part for file in files for part in ("--dataset", file)]
+    fields = json.loads(bespoke("zoo", "fit", "mine", *datasets, "--zoo", root))
+    entry = zoo.entry("mine", root)
+    assert entry.card["predictor_subnets"] == fields["predictor_subnets"] == 22
+    assert read_predictor(entry.folder, entry.space).revision != before
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
+def test_a_shard_that_is_none_is_refused(
+    trained: tuple[Path, Path, str], photos: Path, tmp_path: Path, shard: str
+) -> None:
+    _, root, _ = trained
+    with pytest.raises(InvalidInput, match="shard"):
+        bespoke(
+            "zoo", "measure", "mine", "--images", photos, "--dataset", tmp_path / "set.jsonl", "--zoo", root,
+            f"--shard={shard}",
+        )  # fmt: skip

@@ -1,0 +1,104 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bespoke.predictors import read_predictor
+from bespoke.predictors.accuracy import MlpPredictor
+from bespoke.predictors.card import fit_predictor, measure_accuracy, measure_subnets, write_card
+from bespoke.predictors.dataset import DATASET, AccuracyDataset, Shard, merge_datasets, read_dataset
+from bespoke.predictors.mlp import FitSettings
+from bespoke.supernet import zoo
+from bespoke.supernet.architecture import encode
+from bespoke.supernet.cost import CostTable
+from bespoke.supernet.genomes import stratified
+from bespoke.supernet.training.data import ImageSet
+from tests.supernet.training.tiny import two_colours
+
+QUICK = FitSettings(hidden=(32,), members=2, epochs=30)
+
+
+@pytest.fixture
+def entry(random_zoo: Path, tmp_path: Path) -> zoo.ZooEntry:
+    shutil.copytree(random_zoo / "tiny", tmp_path / "zoo" / "tiny")
+    return zoo.entry("tiny", tmp_path / "zoo")
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return two_colours(6)
+
+
+def dataset_of(entry: zoo.ZooEntry, count: int, noise: float) -> AccuracyDataset:
+    """Top-1 that grows with MACs; the last tenth is of round 1."""
+    chosen = stratified(entry.space, count, 0)
+    macs = CostTable(entry.space).macs(encode(entry.space, chosen))
+    top1 = 0.7 + 0.05 * np.log(macs / macs.min()) + np.random.default_rng(0).normal(0, noise, count)
+    rounds = tuple(int(i >= 0.9 * count) for i in range(count))
+    return AccuracyDataset(chosen, tuple(top1.tolist()), (500,) * count, rounds)
+
+
+def test_a_fit_is_saved_with_its_data_set_and_what_it_is_worth(entry: zoo.ZooEntry) -> None:
+    dataset = dataset_of(entry, 150, noise=0.01)
+    fields = fit_predictor(entry, dataset, settings=QUICK, report=lambda _: None)
+    assert (fields["predictor_subnets"], fields["predictor_unseen_subnets"]) == (105, 45)
+    assert fields["predictor_images"] == 500
+    assert fields["predictor_kendall_tau"] > 0.4
+    predictor = read_predictor(entry.folder / "predictor.json", entry.space)
+    assert isinstance(predictor, MlpPredictor)
+    # So much noise on what it was fitted on, and so few examples: what it chooses is predicted too high.
+    assert 0.0005 < predictor.selection_bias < 0.02
+    assert fields["predictor_selection_bias"] == pytest.approx(predictor.selection_bias, abs=1e-5)
+    assert predictor.corrected(np.array([0.8]))[0] == pytest.approx(0.8 - predictor.selection_bias)
+    assert read_dataset(entry.folder / DATASET, entry.space) == dataset
+
+
+def test_the_unseen_ones_are_the_first_whatever_rounds_came_later(entry: zoo.ZooEntry) -> None:
+    dataset = dataset_of(entry, 90, noise=0.0)
+    spoiled = list(dataset.top1)
+    spoiled[:27] = [0.123] * 27  # a third of the 81 that follow from the seed
+    wrong = AccuracyDataset(dataset.architectures, tuple(spoiled), dataset.images, dataset.rounds)
+    fit_predictor(entry, dataset, settings=QUICK, report=lambda _: None)
+    right = read_predictor(entry.folder, entry.space)
+    fit_predictor(entry, wrong, settings=QUICK, report=lambda _: None)
+    genomes = encode(entry.space, dataset.architectures)
+    np.testing.assert_array_equal(
+        right.top1(genomes), read_predictor(entry.folder, entry.space).top1(genomes)
+    )
+
+
+def test_workers_measure_what_one_measures(entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.jsonl" for number in range(2)]
+    for number, file in enumerate(files):
+        measure_subnets(entry, images, 3, file, shard=Shard(number, 2), report=lambda _: None)
+    whole = measure_subnets(entry, images, 3, tmp_path / "whole.jsonl", report=lambda _: None)
+    assert merge_datasets(files, entry.space) == whole
+    assert whole.images == (6,) * 3
+
+
+def test_views_count_as_images(entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path) -> None:
+    found = measure_subnets(entry, images, 1, tmp_path / "set.jsonl", views=2, report=lambda _: None)
+    assert found.images == (12,)
+    assert all(round(top1 * 12) == pytest.approx(top1 * 12) for top1 in found.top1)
+
+
+def test_a_card_tells_points_and_what_was_measured_is_not_measured_again(
+    entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path
+) -> None:
+    searched, lines = stratified(entry.space, 1, 5), list[str]()
+    options = {"folder": tmp_path / "run", "subnets": 2, "searched": searched, "report": lines.append}
+    card = measure_accuracy(entry, images, images, **options)  # type: ignore[arg-type]
+    assert len(lines) == 2 + 2 + 1 + 2  # largest and smallest, random, searched, and random re-calibrated
+    assert [len(card[name]) for name in ("random_points", "front_points")] == [2, 1]
+    point = card["front_points"][0]
+    assert point["macs"] == int(CostTable(entry.space).macs(encode(entry.space, searched))[0])
+    assert {"resolution", "top1", "top1_predicted"} < set(point)
+    assert card["top1_mean_random"] == pytest.approx(
+        np.mean([p["top1"] for p in card["random_points"]]), abs=1e-4
+    )
+    assert measure_accuracy(entry, images, images, **options) == card  # type: ignore[arg-type]
+    assert len(lines) == 7
+    written = write_card(entry, card)
+    assert json.loads((entry.folder / "card.json").read_text()) == written == entry.card | card
