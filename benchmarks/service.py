@@ -50,6 +50,7 @@ PROFILE = DeviceProfile(
     threads=1,
     precision="fp32",
     batch=1,
+    fingerprint={},
 )
 
 Json = dict[str, Any]

@@ -33,7 +33,7 @@ from bespoke.search.evaluator import Limits, candidates, feasible_ranges, prices
 from bespoke.search.evolution import search
 from bespoke.search.moves import pairs
 from bespoke.search.pareto import non_dominated
-from bespoke.search.problem import Constraint, Problem, SearchResult
+from bespoke.search.problem import Constraint, Effort, Problem, SearchResult
 from bespoke.supernet.architecture import Genomes, cardinalities, encode
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 from bespoke.supernet.genomes import extremes, neighbours
@@ -41,18 +41,19 @@ from bespoke.supernet.genomes import extremes, neighbours
 __all__ = ["Archive", "gain", "grow", "look_up", "merge"]
 
 MOST_MEMBERS = 2048
+CHUNK = 256
 
-SEARCHED = {"latency_ms": 40, "macs": 8, "params": 8, "peak_memory_bytes": 6, "model_size_bytes": 6}
+SEARCHED = {"latency_ms": 16, "macs": 4, "params": 4, "peak_memory_bytes": 2, "model_size_bytes": 2}
 """How many limits on each metric one generation searches at."""
 
-LOOKED_UP = {"latency_ms": 160, "macs": 24, "params": 24, "peak_memory_bytes": 12, "model_size_bytes": 24}
+LOOKED_UP = {"latency_ms": 96, "macs": 16, "params": 16, "peak_memory_bytes": 6, "model_size_bytes": 8}
 """How many it then looks up between these; what is found fills the gaps."""
 
-STARTS, NEAR_MISSES, CLIMBS = 2, 1, 3
+STARTS, NEAR_MISSES, CLIMBS = 1, 1, 3
 """Members that a look-up climbs from, within the limits and just beyond them, and climbs at most."""
 
-SINGLES, PAIRS = 32, 32
-"""Changes of one gene and of two that are predicted around one genome: together one tile of rows."""
+SINGLES, PAIRS = 16, 16
+"""Changes of one gene and of two that are predicted around one genome: of two genomes one tile of rows."""
 
 CONFLICT = 0.001
 """Top-1 by which the best member may lie under what the tightest limit alone allows."""
@@ -67,12 +68,15 @@ class Archive:
         top1: (N,) predicted.
         values: By metric, (N,), as ``evaluator.prices`` counts.
         generation: How often it grew; the first one is 0.
+        gains: What each choice adds at each member, (N, G, C), as ``LinearisedPredictor.gains`` says; None
+            where the predictor cannot tell.
     """
 
     genomes: Genomes
     top1: NDArray[np.float64]
     values: Mapping[str, NDArray[np.float64]]
     generation: int
+    gains: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.genomes)
@@ -106,7 +110,7 @@ class Archive:
         inside = genomes.ndim == 2 and genomes.shape[1] == len(sizes)
         if not inside or (genomes < 0).any() or (genomes >= sizes).any():
             raise InvalidInput(f"archive: got genomes of shape {genomes.shape}, expected those of the space")
-        return _priced(problem, genomes, generation)
+        return _with_gains(problem, _priced(problem, genomes, generation))
 
 
 def merge(problem: Problem, found: Genomes, archive: Archive | None = None) -> Archive:
@@ -123,7 +127,7 @@ def merge(problem: Problem, found: Genomes, archive: Archive | None = None) -> A
     kept = np.flatnonzero(non_dominated(_objectives(merged)))
     if len(kept) > MOST_MEMBERS:
         kept = _thinned(merged, kept)
-    return _taken(merged, kept)
+    return _with_gains(problem, _taken(merged, kept))
 
 
 def grow(
@@ -142,11 +146,12 @@ def grow(
         The generation; None where ``stop`` said yes.
     """
     generation = archive.generation + 1 if archive else 0
+    effort = problem.effort if archive else _half(problem.effort)
     found = [extremes(problem.space)]
     for metric, limit in _limits(problem, SEARCHED, generation):
         if stop():
             return None
-        limited = replace(problem, constraints=(Constraint(metric, limit),), seed=generation)
+        limited = replace(problem, constraints=(Constraint(metric, limit),), seed=generation, effort=effort)
         with suppress(BudgetInfeasible):  # where a latency is no sum, its least one is not known exactly
             found.append(encode(problem.space, [c.architecture for c in search(limited).front]))
     grown = merge(problem, np.concatenate(found), archive)
@@ -200,7 +205,15 @@ def _priced(problem: Problem, genomes: Genomes, generation: int) -> Archive:
     order = np.lexsort((*genomes.T[::-1], -top1))
     genomes, top1 = np.ascontiguousarray(genomes[order]), top1[order]
     priced = prices(problem.space, problem.latency)
-    return Archive(genomes, top1, {name: price.of(genomes) for name, price in priced.items()}, generation)
+    values = {name: price.of(genomes) for name, price in priced.items()}
+    return Archive(genomes, top1, values, generation)
+
+
+def _with_gains(problem: Problem, archive: Archive) -> Archive:
+    if not isinstance(problem.predictor, LinearisedPredictor):
+        return archive
+    parts = np.array_split(archive.genomes, -(-len(archive) // CHUNK))
+    return replace(archive, gains=np.concatenate([problem.predictor.gains(part) for part in parts]))
 
 
 def _taken(archive: Archive, rows: NDArray[np.intp]) -> Archive:
@@ -238,6 +251,11 @@ def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> lis
         if low < high
         for i in range(1, count + 1)
     ]
+
+
+def _half(effort: Effort) -> Effort:
+    """Half the steps of half the lineages: the first generation is waited for, and others follow."""
+    return Effort(max(4, effort.population // 2), max(1, effort.generations // 2))
 
 
 def _radical_inverse(number: int) -> float:
@@ -287,10 +305,14 @@ def _climbed(
     best, top1 = archive.genomes[members[0]], float(archive.top1[members[0]])
     if not limits.prices:
         return _Answer(best, top1, 0, 0)
-    starts = archive.genomes[np.concatenate([members, missed])]
-    predicted = 0
+    rows = np.concatenate([members, missed])
+    starts, gains, predicted = (
+        archive.genomes[rows],
+        None if archive.gains is None else archive.gains[rows],
+        0,
+    )
     for climb in range(1, CLIMBS + 1):
-        around = _unique(np.concatenate(_around(problem, limits, starts)))
+        around = np.concatenate(_around(problem, limits, starts, gains))
         around = around[limits.meets(around)]
         if not len(around):
             return _Answer(best, top1, predicted, climb)
@@ -300,13 +322,16 @@ def _climbed(
         if values[row] <= top1:
             return _Answer(best, top1, predicted, climb)
         best, top1 = around[row], float(values[row])
-        starts = best[None]
+        starts, gains = best[None], None
     return _Answer(best, top1, predicted, CLIMBS)
 
 
-def _around(problem: Problem, limits: Limits, starts: Genomes) -> list[Genomes]:
+def _around(
+    problem: Problem, limits: Limits, starts: Genomes, gains: NDArray[np.float32] | None
+) -> list[Genomes]:
     """Around each start, the most promising changes of one gene and of two that seem to fit."""
-    gains = problem.predictor.gains(starts) if isinstance(problem.predictor, LinearisedPredictor) else None
+    if gains is None and isinstance(problem.predictor, LinearisedPredictor):
+        gains = problem.predictor.gains(starts)
     own = limits.shares(starts)
     found = []
     for i, start in enumerate(starts):
@@ -322,7 +347,3 @@ def _around(problem: Problem, limits: Limits, starts: Genomes) -> list[Genomes]:
         used = np.concatenate([own[i : i + 1], shares])
         found.append(pairs(problem.space, start, (genes, choices), gain, used, PAIRS))
     return found
-
-
-def _unique(genomes: Genomes) -> Genomes:
-    return np.unique(genomes, axis=0)

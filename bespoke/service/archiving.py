@@ -35,7 +35,8 @@ IDLE_S = 30.0
 """Time without a search after which a service counts as idle."""
 
 MOST_SEARCHED = 500
-NICENESS = 15
+FIRST_NICENESS, NICENESS = 5, 15
+"""The first generation is waited for; the others take only the time that nobody else wants."""
 
 
 def start_build(place: Workplace, engine: JobEngine, supernet: str, device_id: str | None) -> bool:
@@ -85,9 +86,8 @@ def refine(place: Workplace, engine: JobEngine) -> None:
 def grow_archive(place: Workplace, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Task: add a generation to an archive; a further one is given up as soon as a request comes.
 
-    Runs in a child of its own, which takes only the time that nobody else wants.
+    Runs in a child of its own, whose priority it lowers.
     """
-    os.nice(NICENESS)
     supernet, device_id = arguments["supernet"], arguments["device_id"]
     table = place.catalogue.table(device_id, supernet) if device_id else None
     entry, predictor = place.catalogue.entry(supernet), place.catalogue.predictor(supernet)
@@ -96,6 +96,7 @@ def grow_archive(place: Workplace, arguments: Mapping[str, Any]) -> dict[str, An
     )
     key = key_of(entry.digest, table.revision if table else None, predictor.revision)
     newest, began = place.store.newest_archive(key), datetime.now(UTC)
+    os.nice(NICENESS if newest else FIRST_NICENESS)
     if newest is None:
         first = grow(posed)
         assert first is not None  # nothing stops it
