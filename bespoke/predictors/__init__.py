@@ -11,11 +11,13 @@ from bespoke.predictors.accuracy import (
     read_predictor,
 )
 from bespoke.predictors.dataset import AccuracyDataset, collect
+from bespoke.predictors.gaussian import GaussianPredictor
 
 __all__ = [
     "AccuracyDataset",
     "AccuracyPredictor",
     "Encoding",
+    "GaussianPredictor",
     "Layer",
     "LinearisedPredictor",
     "MlpPredictor",

@@ -1,10 +1,10 @@
-"""Active rounds: after a draw that covers the space, measure what an ensemble is unsure of.
+"""Active rounds: after a draw that covers the space, measure what a predictor is unsure of.
 
-Each round fits an ensemble on what there is, draws fresh architectures, and takes those on which its
-networks differ most, as many at each resolution and of each size: what is unsure is not all of one
-kind then.
+Each round fits a Gaussian process on what there is, draws fresh architectures, and takes those whose
+top-1 it is least sure of, as many at each resolution and of each size: what is unsure is not all of
+one kind then.
 
-Source: query by committee, Seung et al. (COLT 1992).
+Source: MacKay, Information-based objective functions for active data selection (1992).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.dataset import AccuracyDataset, Measure, collect, measured, read_dataset
-from bespoke.predictors.mlp import FitSettings, ensemble
+from bespoke.predictors.kriging import uncertainty
 from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import InvalidInput
@@ -40,7 +40,6 @@ def collect_actively(
     rounds: int = ROUNDS,
     aside: int = 0,
     images: int = 0,
-    settings: FitSettings | None = None,
 ) -> AccuracyDataset:
     """Measure architectures until the file holds ``count``, the last ones chosen for being unsure.
 
@@ -55,10 +54,9 @@ def collect_actively(
         seed: Decides which architectures.
         unsure: How many of them are chosen for being unsure, over all rounds.
         rounds: In how many rounds these are chosen.
-        aside: How many of the first ones no ensemble here may see, since a predictor will be judged
-            on them.
+        aside: How many of the first ones no choice here may see, since a predictor will be judged on
+            them.
         images: How many images ``measure`` uses.
-        settings: How the ensembles are fitted.
 
     Returns:
         First what follows from the seed, then round after round.
@@ -88,8 +86,6 @@ def collect_actively(
                 np.array([top1[a] for a in seen]),
                 _fresh(space, size * POOL, [seed, number], taken),
                 size - len(own),
-                seed=seed,
-                settings=settings,
             )
             own += measured(space, chosen, measure, path, images=images, number=number).architectures
         found += own
@@ -102,11 +98,8 @@ def most_unsure(
     top1: NDArray[np.float64],
     pool: Sequence[Architecture],
     count: int,
-    *,
-    seed: int = 0,
-    settings: FitSettings | None = None,
 ) -> tuple[Architecture, ...]:
-    """Choose what an ensemble is unsure of, as many at each resolution and of each size.
+    """Choose what a predictor is unsure of, as many at each resolution and of each size.
 
     Args:
         space: The space of all of them.
@@ -114,11 +107,9 @@ def most_unsure(
         top1: Measured top-1 in [0, 1], (N,).
         pool: What may be chosen.
         count: How many are wanted.
-        seed: Of the fit.
-        settings: How the ensemble is fitted.
     """
     among = encode(space, pool)
-    spread = ensemble(space, genomes, top1, seed, settings=settings).spread(among)
+    spread = uncertainty(space, genomes, top1, among)
     cells = _cells(space, among)
     # Their rank inside each cell decides: first the most unsure of every cell, then the second.
     ranks = np.empty(len(pool), np.int64)

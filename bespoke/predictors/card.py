@@ -27,7 +27,7 @@ from bespoke.predictors.dataset import (
     measured,
     write_dataset,
 )
-from bespoke.predictors.mlp import FitSettings, cross_predictions, fit, rmse
+from bespoke.predictors.fitting import LEARNER, LEARNERS, Learner, cross_predictions, fit, rmse
 from bespoke.predictors.selection import selection_error
 from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
@@ -100,7 +100,7 @@ def fit_predictor(
     dataset: AccuracyDataset,
     *,
     seed: int = 0,
-    settings: FitSettings | None = None,
+    learner: Learner = LEARNERS[LEARNER],
     report: Report = print,
 ) -> dict[str, Any]:
     """Fit the predictor on measured subnets, judge it, and save it into the entry, with the data set.
@@ -112,7 +112,7 @@ def fit_predictor(
         entry: A zoo entry.
         dataset: Subnets measured on held-out training images.
         seed: Of the fit.
-        settings: How it is fitted.
+        learner: Makes the predictor.
         report: Gets a line of progress.
 
     Returns:
@@ -122,8 +122,8 @@ def fit_predictor(
     aside = _aside(dataset.rounds.count(0))
     unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], top1[aside:])
     report(f"fitting the accuracy predictor on {len(seen[1])} subnets")
-    predictor = fit(entry.space, *seen, seed=seed, held_out=unseen, settings=settings)
-    bias = _selection_bias(entry, *seen, seed, settings)
+    predictor = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
+    bias = _selection_bias(entry, *seen, seed, learner)
     predictor = replace(predictor, selection_bias=bias)
     predictor.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
@@ -215,12 +215,12 @@ def write_card(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _selection_bias(
-    entry: zoo.ZooEntry, genomes: Genomes, top1: NDArray[np.float64], seed: int, settings: FitSettings | None
+    entry: zoo.ZooEntry, genomes: Genomes, top1: NDArray[np.float64], seed: int, learner: Learner
 ) -> float:
     """See ``selection.py``; 0 where there are too few subnets to tell."""
     if len(top1) < FEWEST_TO_SELECT:
         return 0.0
-    crossed = cross_predictions(entry.space, genomes, top1, seed, settings=settings)
+    crossed = cross_predictions(entry.space, genomes, top1, seed, learner=learner)
     return max(0.0, selection_error(CostTable(entry.space).macs(genomes), crossed, top1, seed))
 
 

@@ -1,16 +1,15 @@
-"""Fits an accuracy predictor, and says how good it is.
+"""Fits an ensemble of small networks on measured architectures.
 
 Source: Cai et al., Once-for-All (ICLR 2020), section 3.4, and its authors' recipe: an MLP on one-hot
 features, Adam at 1e-3. Four networks of two hidden layers of 256 cost as much to evaluate as the
 paper's three layers of 400, and erred less on 620 examples (RMSE 0.00386 against 0.00426, where
-the examples' own noise was 0.003). The interval is split conformal
-(Lei et al., Distribution-Free Predictive Inference for Regression, 2018).
+the examples' own noise was 0.003).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bespoke.predictors.accuracy import Encoding, Layer, MlpPredictor, Network, default_encoding, one_hot
-from bespoke.supernet.agreement import conformal_half_width, kendall_tau
 from bespoke.supernet.architecture import Genomes, SearchSpace
-from bespoke.supernet.errors import InvalidInput
-
-_SMALLEST_SET = 20
-
-Measured = tuple[Genomes, NDArray[np.float64]]
-"""Genomes of shape (N, G) and their top-1 in [0, 1], shape (N,)."""
 
 
 @dataclass(frozen=True)
@@ -54,53 +46,6 @@ class FitSettings:
     validation: float = 0.15
 
 
-def fit(
-    space: SearchSpace,
-    genomes: Genomes,
-    top1: NDArray[np.float64],
-    seed: int = 0,
-    *,
-    held_out: Measured | None = None,
-    encoding: Encoding | None = None,
-    settings: FitSettings | None = None,
-) -> MlpPredictor:
-    """Fit a predictor on measured architectures.
-
-    Args:
-        space: The space of the genomes.
-        genomes: (N, G).
-        top1: Measured top-1 in [0, 1], shape (N,).
-        seed: Decides starts, splits and batches. PyTorch's own generators are left as they were.
-        held_out: Examples the fit never sees, for the interval; by default a fifth of the given
-            ones is set aside.
-        encoding: Features; ``default_encoding(space)`` unless given.
-        settings: How it is fitted.
-
-    Returns:
-        The predictor, with ``kendall_tau`` and ``rmse`` on the held-out examples in its card.
-
-    Raises:
-        InvalidInput: Too few examples, or values that are no shares.
-    """
-    settings, encoding = settings or FitSettings(), encoding or default_encoding(space)
-    _check(genomes, top1)
-    rng = np.random.default_rng(seed)
-    if held_out is None:
-        order = rng.permutation(len(top1))
-        aside, rest = order[: len(top1) // 5], order[len(top1) // 5 :]
-        held_out, genomes, top1 = (genomes[aside], top1[aside]), genomes[rest], top1[rest]
-    draft = _fitted(space, genomes, top1, rng, encoding, settings)
-    predicted = draft.top1(held_out[0])
-    card = {
-        "kendall_tau": round(kendall_tau(predicted, held_out[1]), 6),
-        "rmse": round(rmse(predicted, held_out[1]), 8),
-        "fitted_on": len(top1),
-        "held_out": len(held_out[1]),
-        "seed": seed,
-    }
-    return replace(draft, half_width=conformal_half_width(predicted - held_out[1]), card=card)
-
-
 def ensemble(
     space: SearchSpace,
     genomes: Genomes,
@@ -119,76 +64,12 @@ def ensemble(
         seed: Decides starts, splits and batches.
         encoding: Features; ``default_encoding(space)`` unless given.
         settings: How it is fitted.
-
-    Raises:
-        InvalidInput: Too few examples, or values that are no shares.
     """
-    _check(genomes, top1)
     rng = np.random.default_rng(seed)
-    return _fitted(space, genomes, top1, rng, encoding or default_encoding(space), settings or FitSettings())
-
-
-def cross_predictions(
-    space: SearchSpace,
-    genomes: Genomes,
-    top1: NDArray[np.float64],
-    seed: int = 0,
-    *,
-    folds: int = 5,
-    encoding: Encoding | None = None,
-    settings: FitSettings | None = None,
-) -> NDArray[np.float64]:
-    """Predict each example by an ensemble that was fitted on the other folds, shape (N,).
-
-    Args:
-        space: The space of the genomes.
-        genomes: (N, G).
-        top1: Measured top-1 in [0, 1], shape (N,).
-        seed: Decides the folds and the fits.
-        folds: Into how many parts the examples are divided.
-        encoding: Features; ``default_encoding(space)`` unless given.
-        settings: How each is fitted.
-
-    Raises:
-        InvalidInput: Too few examples, or values that are no shares.
-    """
-    order = np.random.default_rng([seed, 5]).permutation(len(top1))
-    predicted = np.empty(len(top1))
-    for number, left_out in enumerate(np.array_split(order, folds)):
-        rest = np.setdiff1d(order, left_out)
-        fitted = ensemble(
-            space, genomes[rest], top1[rest], seed + number, encoding=encoding, settings=settings
-        )
-        predicted[left_out] = fitted.top1(genomes[left_out])
-    return predicted
-
-
-def rmse(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
-    """Root of the mean squared error."""
-    return float(np.sqrt(np.mean((np.asarray(predicted) - np.asarray(measured)) ** 2)))
-
-
-def _fitted(
-    space: SearchSpace,
-    genomes: Genomes,
-    top1: NDArray[np.float64],
-    rng: np.random.Generator,
-    encoding: Encoding,
-    settings: FitSettings,
-) -> MlpPredictor:
+    settings, encoding = settings or FitSettings(), encoding or default_encoding(space)
     features = _features(space, encoding, genomes)
     networks = tuple(_fit_network(features, top1, settings, rng) for _ in range(settings.members))
     return MlpPredictor(space, encoding, networks, half_width=0.0)
-
-
-def _check(genomes: Genomes, top1: NDArray[np.float64]) -> None:
-    if len(genomes) != len(top1) or len(top1) < _SMALLEST_SET:
-        raise InvalidInput(
-            f"got {len(genomes)} genomes and {len(top1)} accuracies; "
-            f"expected as many of both, {_SMALLEST_SET} at least"
-        )
-    if not np.all((np.asarray(top1) >= 0) & (np.asarray(top1) <= 1)):
-        raise InvalidInput("accuracies: expected shares from 0 to 1")
 
 
 def _features(space: SearchSpace, encoding: Encoding, genomes: Genomes) -> NDArray[np.float32]:

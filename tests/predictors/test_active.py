@@ -5,7 +5,7 @@ import pytest
 
 from bespoke.predictors.active import collect_actively, most_unsure
 from bespoke.predictors.dataset import read_dataset
-from bespoke.predictors.mlp import FitSettings, ensemble
+from bespoke.predictors.kriging import uncertainty
 from bespoke.supernet.architecture import Architecture, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import InvalidInput
@@ -13,7 +13,6 @@ from bespoke.supernet.genomes import stratified
 from bespoke.supernet.spaces import space as make_space
 
 SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
-QUICK = FitSettings(hidden=(16,), members=3, epochs=10)
 TABLE = CostTable(SPACE)
 
 
@@ -22,7 +21,7 @@ def accuracy(architecture: Architecture) -> float:
 
 
 def collected(path: Path, count: int = 60, unsure: int = 20, measure: object = accuracy) -> object:
-    return collect_actively(SPACE, count, measure, path, 0, unsure=unsure, aside=10, settings=QUICK)  # type: ignore[arg-type]
+    return collect_actively(SPACE, count, measure, path, 0, unsure=unsure, aside=10)  # type: ignore[arg-type]
 
 
 def test_rounds_follow_what_the_seed_draws(tmp_path: Path) -> None:
@@ -58,10 +57,10 @@ def test_a_stopped_run_goes_on_in_the_middle_of_a_round(tmp_path: Path) -> None:
 def test_what_is_chosen_is_more_unsure_than_the_rest_and_of_all_sides_and_sizes() -> None:
     seen, pool = stratified(SPACE, 60, 0), stratified(SPACE, 300, 1)
     genomes, top1 = encode(SPACE, seen), np.array([accuracy(a) for a in seen])
-    chosen = most_unsure(SPACE, genomes, top1, pool, 45, settings=QUICK)
-    spread = ensemble(SPACE, genomes, top1, settings=QUICK).spread
+    chosen = most_unsure(SPACE, genomes, top1, pool, 45)
     assert len(set(chosen)) == 45
-    assert spread(encode(SPACE, chosen)).mean() > 1.2 * spread(encode(SPACE, pool)).mean()
+    unsure = [uncertainty(SPACE, genomes, top1, encode(SPACE, among)) for among in (chosen, pool)]
+    assert unsure[0].mean() > 1.02 * unsure[1].mean()
     sides = [a.resolution for a in chosen]
     assert [sides.count(side) for side in (96, 112, 128)] == [15, 15, 15]
     macs, of_pool = TABLE.macs(encode(SPACE, chosen)), TABLE.macs(encode(SPACE, pool))

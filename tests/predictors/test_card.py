@@ -5,19 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bespoke.predictors import read_predictor
-from bespoke.predictors.accuracy import MlpPredictor
+from bespoke.predictors import GaussianPredictor, read_predictor
 from bespoke.predictors.card import fit_predictor, measure_accuracy, measure_subnets, write_card
 from bespoke.predictors.dataset import DATASET, AccuracyDataset, Shard, merge_datasets, read_dataset
-from bespoke.predictors.mlp import FitSettings
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.genomes import stratified
 from bespoke.supernet.training.data import ImageSet
 from tests.supernet.training.tiny import two_colours
-
-QUICK = FitSettings(hidden=(32,), members=2, epochs=30)
 
 
 @pytest.fixture
@@ -42,12 +38,12 @@ def dataset_of(entry: zoo.ZooEntry, count: int, noise: float) -> AccuracyDataset
 
 def test_a_fit_is_saved_with_its_data_set_and_what_it_is_worth(entry: zoo.ZooEntry) -> None:
     dataset = dataset_of(entry, 150, noise=0.01)
-    fields = fit_predictor(entry, dataset, settings=QUICK, report=lambda _: None)
+    fields = fit_predictor(entry, dataset, report=lambda _: None)
     assert (fields["predictor_subnets"], fields["predictor_unseen_subnets"]) == (105, 45)
     assert fields["predictor_images"] == 500
     assert fields["predictor_kendall_tau"] > 0.4
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
-    assert isinstance(predictor, MlpPredictor)
+    assert isinstance(predictor, GaussianPredictor)
     # So much noise on what it was fitted on, and so few examples: what it chooses is predicted too high.
     assert 0.0005 < predictor.selection_bias < 0.02
     assert fields["predictor_selection_bias"] == pytest.approx(predictor.selection_bias, abs=1e-5)
@@ -60,9 +56,9 @@ def test_the_unseen_ones_are_the_first_whatever_rounds_came_later(entry: zoo.Zoo
     spoiled = list(dataset.top1)
     spoiled[:27] = [0.123] * 27  # a third of the 81 that follow from the seed
     wrong = AccuracyDataset(dataset.architectures, tuple(spoiled), dataset.images, dataset.rounds)
-    fit_predictor(entry, dataset, settings=QUICK, report=lambda _: None)
+    fit_predictor(entry, dataset, report=lambda _: None)
     right = read_predictor(entry.folder, entry.space)
-    fit_predictor(entry, wrong, settings=QUICK, report=lambda _: None)
+    fit_predictor(entry, wrong, report=lambda _: None)
     genomes = encode(entry.space, dataset.architectures)
     np.testing.assert_array_equal(
         right.top1(genomes), read_predictor(entry.folder, entry.space).top1(genomes)

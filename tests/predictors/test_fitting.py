@@ -1,10 +1,11 @@
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from bespoke.predictors.mlp import FitSettings, cross_predictions, ensemble, fit, rmse
+from bespoke.predictors.fitting import LEARNERS, Learner, cross_predictions, fit, rmse
+from bespoke.predictors.mlp import FitSettings, ensemble
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, encode
 from bespoke.supernet.cost import CostTable
@@ -13,7 +14,11 @@ from bespoke.supernet.genomes import stratified
 from bespoke.supernet.spaces import space as make_space
 
 SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
-QUICK = FitSettings(hidden=(64, 64), members=2, epochs=60)
+QUICK: dict[str, Learner] = {
+    "gaussian": LEARNERS["gaussian"],
+    "mlp": partial(ensemble, settings=FitSettings(hidden=(64, 64), members=2, epochs=60)),
+}
+SMALL = partial(ensemble, settings=FitSettings(hidden=(16, 16), members=1, epochs=5))
 
 
 def measured(count: int, seed: int) -> tuple[Genomes, np.ndarray]:
@@ -24,10 +29,11 @@ def measured(count: int, seed: int) -> tuple[Genomes, np.ndarray]:
     return genomes, top1 + np.random.default_rng(seed).normal(0, 0.002, count)
 
 
-def test_a_fit_ranks_subnets_that_it_never_saw_and_its_interval_holds() -> None:
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_fit_ranks_subnets_that_it_never_saw_and_its_interval_holds(name: str) -> None:
     genomes, top1 = measured(300, 0)
     held_out, unseen = measured(100, 1), measured(300, 2)
-    predictor = fit(SPACE, genomes, top1, 0, held_out=held_out, settings=QUICK)
+    predictor = fit(SPACE, genomes, top1, 0, held_out=held_out, learner=QUICK[name])
     predicted = predictor.top1(unseen[0])
     assert kendall_tau(predicted, unseen[1]) > 0.85
     assert rmse(predicted, unseen[1]) < 0.02
@@ -38,13 +44,24 @@ def test_a_fit_ranks_subnets_that_it_never_saw_and_its_interval_holds() -> None:
 
 def test_the_seed_decides_the_fit_and_torch_is_left_as_it_was() -> None:
     genomes, top1 = measured(60, 0)
-    settings = FitSettings(hidden=(16, 16), members=1, epochs=5)
     before = torch.get_rng_state()
-    first = fit(SPACE, genomes, top1, 3, settings=settings)
+    first = fit(SPACE, genomes, top1, 3, learner=SMALL)
     assert torch.equal(torch.get_rng_state(), before)
-    assert fit(SPACE, genomes, top1, 3, settings=settings).revision == first.revision
-    assert fit(SPACE, genomes, top1, 4, settings=settings).revision != first.revision
+    assert fit(SPACE, genomes, top1, 3, learner=SMALL).revision == first.revision
+    assert fit(SPACE, genomes, top1, 4, learner=SMALL).revision != first.revision
     assert first.card["fitted_on"] == 48
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_cross_predictions_are_made_without_the_examples_they_are_of(name: str) -> None:
+    genomes, top1 = measured(80, 0)
+    learner = {"gaussian": LEARNERS["gaussian"], "mlp": SMALL}[name]
+    predicted = cross_predictions(SPACE, genomes, top1, folds=4, learner=learner)
+    changed = top1.copy()
+    changed[7] = 0.0
+    again = cross_predictions(SPACE, genomes, changed, folds=4, learner=learner)
+    assert again[7] == predicted[7]
+    assert not np.array_equal(again, predicted)
 
 
 def test_too_few_or_wrong_examples_are_refused() -> None:
@@ -53,26 +70,3 @@ def test_too_few_or_wrong_examples_are_refused() -> None:
         fit(SPACE, genomes[:10], top1[:10])
     with pytest.raises(InvalidInput, match="shares"):
         fit(SPACE, genomes, top1 * 100)
-
-
-def test_the_spread_is_how_far_the_networks_of_an_ensemble_are_apart() -> None:
-    genomes, top1 = measured(60, 0)
-    settings = FitSettings(hidden=(16,), members=3, epochs=10)
-    predictor = ensemble(SPACE, genomes, top1, settings=settings)
-    alone = [replace(predictor, networks=(network,)) for network in predictor.networks]
-    expected = np.std([one.top1(genomes) for one in alone], axis=0)
-    np.testing.assert_allclose(predictor.spread(genomes), expected)
-    assert expected.max() > 0
-    assert not alone[0].spread(genomes).any()
-
-
-def test_cross_predictions_are_made_without_the_examples_they_are_of() -> None:
-    genomes, top1 = measured(100, 0)
-    settings = FitSettings(hidden=(16,), members=1, epochs=20)
-    predicted = cross_predictions(SPACE, genomes, top1, folds=4, settings=settings)
-    changed = top1.copy()
-    changed[7] = 0.0
-    again = cross_predictions(SPACE, genomes, changed, folds=4, settings=settings)
-    assert again[7] == predicted[7]
-    assert not np.array_equal(again, predicted)
-    assert kendall_tau(predicted, top1) > 0.4
