@@ -12,6 +12,7 @@ import typer
 from bespoke.cli import (
     devices,
     fleet,
+    fronts,
     offline,
     predictors,
     quickstart,
@@ -25,7 +26,7 @@ from bespoke.supernet.errors import BespokeError
 
 __all__ = ["ERROR", "INFEASIBLE", "app", "main"]
 
-MODULES = (offline, tables, weights, zoo, predictors, devices, fleet, searches, service, quickstart)
+MODULES = (offline, fronts, tables, weights, zoo, predictors, devices, fleet, searches, service, quickstart)
 """Every module that brings commands, in the order of the help."""
 
 ERROR = 2

@@ -25,7 +25,7 @@ from bespoke.search.feasibility import feasible_genome
 from bespoke.search.known import Known
 from bespoke.search.linear import Linear, worth
 from bespoke.search.moves import pairs
-from bespoke.search.pareto import advance, non_dominated, select, thin
+from bespoke.search.pareto import advance, nearest, non_dominated, select, thin
 from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem, latency_of
 from bespoke.search.slides import Slides
 from bespoke.supernet.architecture import Genomes, canonical, cardinalities
@@ -46,10 +46,10 @@ _TILT = 1.7
 _START_PRICES = (1e-3, 1.0)
 """Top-1 per share of a limit, between which the first slides' prices are drawn."""
 
-_CHILDREN = 3
+_CHILDREN = 2
 """Slides per member and step."""
 
-_NEAR = 8
+_NEAR = 6
 """Neighbours on the front that say how steep it is, and that a member is crossed with."""
 
 _SPREAD = 0.5
@@ -58,11 +58,14 @@ _SPREAD = 0.5
 _STEEPEST = 100.0
 """Prices stay within this factor of the steepness from end to end."""
 
-_FREE_SHARE = (0.2, 0.9)
-_SHARED_CHANGES, _RESOLUTION_CHANGES, _CROSSED = 0.12, 0.05, 0.3
-"""As in a search for one architecture."""
+_FREE_SHARE = (0.05, 0.9)
+"""Share of the private genes that may move in one slide, in logarithms: where the front is flat the
+linear model holds for small moves only."""
 
-_LOCAL_EVERY = 4
+_SHARED_CHANGES, _RESOLUTION_CHANGES, _CROSSED = 0.12, 0.05, 0.5
+"""About as in a search for one architecture."""
+
+_LOCAL_EVERY = 3
 """Each so many steps the surroundings of all members are ranked, and the first are evaluated."""
 
 _LOCAL_SHARE = 3
@@ -245,10 +248,8 @@ class _Ascent:
         """Slide with a price for each traded metric, (N, M), and the maxima of these known rows as caps."""
         prices = np.where(np.arange(len(self.metrics)) == self.lead, 1.0, prices)
         column = {place: m for m, place in enumerate(self.place) if place >= 0}
-        paid, capped = (
-            np.zeros((len(self.slides.sums), len(bases))),
-            np.ones((len(self.slides.maxima), len(bases))),
-        )
+        paid = np.zeros((len(self.slides.sums), len(bases)))
+        capped = np.ones((len(self.slides.maxima), len(bases)))
         for s, place in enumerate(self.slides.sums):
             if place in column:
                 paid[s] = prices[:, column[place]]
@@ -270,7 +271,7 @@ class _Ascent:
         drawn = self.rng.integers(0, cardinalities(self.space), (count, genes))
         crossed = (draws[0] < 0.5) & (self.rng.random((count, 1)) < _CROSSED)
         bases = np.where(draws[1] < chance, drawn, np.where(crossed, mates, parents)).astype(np.int16)
-        share = self.rng.uniform(*_FREE_SHARE, (count, 1))
+        share = np.exp(self.rng.uniform(*np.log(_FREE_SHARE), (count, 1)))
         return bases, (draws[2] < share) | ~self.space.active(parents) | crossed
 
     def _steepness(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -282,11 +283,9 @@ class _Ascent:
         scaled = self.known.values[rows] / self.units
         extent = np.ptp(scaled, axis=0)
         placed = scaled / np.where(extent > 0, extent, 1.0)
-        apart = np.abs(placed[:, None] - placed[None]).sum(axis=2)
-        near = np.argsort(apart, axis=1, kind="stable")[:, 1 : 1 + _NEAR]
-        if not near.shape[1]:
-            near = np.zeros((len(rows), 1), np.intp)
-        around = scaled[np.concatenate([near, np.arange(len(rows))[:, None]], axis=1)]
+        # A member is its own neighbour too: the only one, where it stands alone.
+        near = np.concatenate([np.arange(len(rows))[:, None], nearest(placed, _NEAR)], axis=1)
+        around = scaled[near]
         around = around - around.mean(axis=1, keepdims=True)
         paid, bought = np.delete(around, self.lead, axis=2), -around[:, :, self.lead]
         squares = np.einsum("pki,pkj->pij", paid, paid) + 1e-12 * np.eye(paid.shape[2])
@@ -365,7 +364,9 @@ class _Ascent:
         values = self.known.values[rows]
         rows = rows[np.lexsort(tuple(values[:, m] for m in reversed(paid)))]
         genomes = self.known.genomes[rows]
-        members = candidates(self.problem, genomes, self.problem.predictor.top1(genomes))
+        known = TOP1 in self.metrics
+        top1 = -self.known.values[rows, self.lead] if known else self.problem.predictor.top1(genomes)
+        members = candidates(self.problem, genomes, top1)
         effort, seed = self.problem.effort, self.problem.seed
         return Front(
             self.metrics, members, len(self.known), self.linear.linearisations, effort.generations, seed

@@ -13,6 +13,9 @@ from bespoke.supernet.errors import InvalidInput
 
 _BLOCK = 2048
 
+_AT_ONCE = 64
+"""Points leave a crowd one by one as long as fewer than twice this many are to leave."""
+
 
 def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points no other point dominates.
@@ -83,7 +86,9 @@ def thin(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """
     stays = np.arange(len(values))
     while len(stays) > count:
-        stays = np.delete(stays, crowding(values[stays]).argmin())
+        # One at a time near the end; far from it, a few at once choose nearly the same.
+        leaving = max(1, (len(stays) - count) // _AT_ONCE)
+        stays = np.delete(stays, np.argsort(crowding(values[stays]), kind="stable")[:leaving])
     return stays
 
 
@@ -108,6 +113,26 @@ def crowding(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return total
 
 
+def nearest(points: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """The nearest other points of each, nearest first, by the sum of the distances in each coordinate.
+
+    Args:
+        points: (N, M).
+        count: How many.
+
+    Returns:
+        Indices, (N, count); fewer columns where there are not as many others.
+    """
+    found = np.zeros((len(points), max(0, min(count, len(points) - 1))), np.intp)
+    for start in range(0, len(points), _BLOCK // 8):
+        block = points[start : start + _BLOCK // 8]
+        apart = np.abs(block[:, None] - points[None]).sum(axis=2)
+        apart[np.arange(len(block)), start + np.arange(len(block))] = -1.0
+        order = np.argsort(apart, axis=1, kind="stable")
+        found[start : start + len(block)] = order[:, 1 : 1 + found.shape[1]]
+    return found
+
+
 def advance(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each point lies beyond a front.
 
@@ -124,7 +149,10 @@ def advance(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[
     values, front = values / unit, front / unit
     result = np.empty(len(values))
     for start in range(0, len(values), _BLOCK):
-        margins = (front[None] - values[start : start + _BLOCK, None]).max(axis=2)
+        block = values[start : start + _BLOCK]
+        margins = front[:, 0] - block[:, :1]
+        for m in range(1, values.shape[1]):
+            np.maximum(margins, front[:, m] - block[:, m : m + 1], out=margins)
         result[start : start + _BLOCK] = margins.min(axis=1)
     return result
 

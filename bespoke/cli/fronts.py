@@ -1,0 +1,195 @@
+"""``bespoke pareto`` and ``bespoke fleet``: more than one architecture from one question, on files alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bespoke.cli.offline import Classes, Predictor, Space, _parts, _print_infeasible, _sides, _sides_in
+from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
+
+_SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
+
+_FIELDS = ("name", "table", "weight")
+"""What a line of a fleet tells beside its limits."""
+
+Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same answer.")]
+Population = Annotated[int | None, typer.Option(help="Effort: architectures side by side.")]
+Generations = Annotated[int | None, typer.Option(help="Effort: steps that they take.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(context_settings=_SEVERAL)(pareto)
+    app.command()(fleet)
+
+
+def pareto(
+    context: typer.Context,
+    space: Space,
+    predictor: Predictor,
+    table: Annotated[
+        list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Two or three of top1, latency_ms, macs, flops, params, ...")
+    ] = "top1,latency_ms",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A limit, e.g. latency_ms=30; may be repeated.")
+    ] = None,
+    members: Annotated[int, typer.Option(help="How many architectures at most.")] = 100,
+    resolutions: Resolutions = None,
+    classes: Classes = 1000,
+    seed: Seed = 0,
+    population: Population = None,
+    generations: Generations = None,
+) -> None:
+    """Print the front of two or three metrics, one architecture a line with what the next step buys."""
+    from bespoke.search import Constraint, Effort, Problem, pareto_front
+
+    tables = [*(table or []), *map(Path, context.args)]
+    found, accuracy, pricer = _parts(space, classes, predictor, tables, resolutions)
+    limits = tuple(Constraint(name, value) for name, value in map(_limit, limit or []))
+    effort = Effort(**_given(population=population, generations=generations))
+    problem = Problem(found, accuracy, limits, pricer, seed, effort)
+    try:
+        front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
+    except BudgetInfeasible as error:
+        _print_infeasible(error, as_json=True)
+        raise typer.Exit(3) from error
+    steps = front.marginal_prices()
+    for member, row in zip(front.members, front.values, strict=True):
+        own = dict(zip(front.metrics, row, strict=True))
+        buys = [step for step in steps if own[str(step["metric"])] == step["from"]]
+        print(json.dumps({**_told(member), "marginal_prices": buys}))
+
+
+def fleet(
+    space: Space,
+    predictor: Predictor,
+    subnets: Annotated[int, typer.Option(help="How many architectures at most; 1 is one for all.")] = 1,
+    resolutions: Resolutions = None,
+    classes: Classes = 1000,
+    seed: Seed = 0,
+    population: Population = None,
+    generations: Generations = None,
+) -> None:
+    """Cover a fleet with few architectures: one member a line on standard input, as JSON.
+
+    A member has a name, a table (a file or a folder, or a list of them), limits (latency_ms, macs, ...)
+    and, if it counts more or less than others, a weight.
+    """
+    from bespoke.latency_tables import covered_space, read_table
+    from bespoke.predictors import read_predictor
+    from bespoke.search import Constraint, Effort, Problem
+    from bespoke.search import fleet as cover
+    from bespoke.supernet.spaces import space as make_space
+
+    rows = [_member(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
+    names = [row["name"] for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(
+                f"fleet: got {names.count(name)} members named {name!r}, expected different names"
+            )
+    tables = {row["name"]: read_table(list(map(Path, row["table"]))) for row in rows if row["table"]}
+    asked = _sides(resolutions) if resolutions else [s for table in tables.values() for s in _sides_in(table)]
+    found = make_space(space, sorted(set(asked)), classes) if asked else make_space(space, classes=classes)
+    # What is searched is what every table covers.
+    for table in () if resolutions else tables.values():
+        found = covered_space(table, found)
+    accuracy = read_predictor(predictor, found)
+    effort = Effort(**_given(population=population, generations=generations))
+    problems = {
+        row["name"]: Problem(
+            found,
+            accuracy,
+            tuple(Constraint(name, limit) for name, limit in row["limits"].items()),
+            tables[row["name"]].pricer(found) if row["name"] in tables else None,
+            seed,
+            effort,
+        )
+        for row in rows
+    }
+    try:
+        result = cover(problems, subnets, {row["name"]: row["weight"] for row in rows})
+    except BudgetInfeasible as error:
+        _print_infeasible(error, as_json=True)
+        raise typer.Exit(3) from error
+    for i, subnet in enumerate(result.subnets):
+        served = [member.name for member in result.members if member.subnet == i]
+        print(json.dumps({"subnet": i, "serves": served, **_told(subnet)}))
+    print(
+        json.dumps(
+            {
+                "mean_top1": result.mean_top1,
+                "by_subnets": list(result.by_subnets),
+                "costs": list(result.costs),
+                "alone_top1": {member.name: member.alone_top1 for member in result.members},
+                "exact": result.exact,
+                "searches": result.searches,
+                "evaluations": result.evaluations,
+                "seed": result.seed,
+            }
+        )
+    )
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise InvalidInput(
+            f"--limit: got {text!r}, expected a metric and a number, as latency_ms=30"
+        ) from None
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _told(candidate: Any) -> dict[str, Any]:
+    """A candidate as JSON, with the intervals of latencies."""
+    intervals = {name: list(ends) for name, ends in candidate.latency_intervals_ms.items()}
+    own = candidate.latency_interval_ms
+    return {
+        "architecture": candidate.architecture.to_json(),
+        "top1": candidate.top1,
+        "top1_interval": list(candidate.top1_interval),
+        **{
+            name: value if name.startswith("latency_ms") else int(value)
+            for name, value in candidate.metrics.items()
+        },
+        **({"latency_interval_ms": list(own)} if own else {}),
+        **({"latency_intervals_ms": intervals} if intervals else {}),
+    }
+
+
+def _member(number: int, line: str) -> dict[str, Any]:
+    """A line of a fleet: its name, tables, limits and weight."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(f"line {number}: expected a member as JSON; {error}") from error
+    if not isinstance(row, Mapping) or not isinstance(row.get("name"), str) or not row["name"]:
+        raise InvalidInput(
+            f"line {number}: got {line.strip()[:60]!r}, expected a member with a name, a table, limits"
+        )
+    table = row.get("table", [])
+    table = [table] if isinstance(table, str) else table
+    if not isinstance(table, list) or not all(isinstance(file, str) for file in table):
+        raise InvalidInput(
+            f"line {number}: table: got {table!r}, expected a file or a folder, or a list of them"
+        )
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise InvalidInput(f"line {number}: weight: got {weight!r}, expected a positive number")
+    limits = {name: value for name, value in row.items() if name not in _FIELDS}
+    return {"name": row["name"], "table": table, "weight": float(weight), "limits": limits}
