@@ -45,6 +45,8 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
     genome = _genome(problem.space, best.architecture)[None]
     around, _, _ = neighbours(problem.space, genome[0])
     limits = Limits(problem)
+    if problem.min_top1 is None:  # of what breaks no limit, nothing need be known
+        around = around[(limits.shares(around) > 1).any(axis=1)]
     top1 = problem.predictor.top1(around)
     if problem.minimise is None:
         better = top1 > best.top1

@@ -12,13 +12,13 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-from sqlalchemy.engine import CursorResult, Engine
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Session
 
 from bespoke.service.orm import Base
 from bespoke.supernet.errors import NotFound
 
-__all__ = ["Database", "changed", "found", "insert", "insert_all", "new_id"]
+__all__ = ["Database", "changed", "found", "insert", "insert_all", "new_id", "table_of"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,12 @@ class Database:
     def _read(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def _look(self) -> Iterator[Connection]:
+        """A connection to read with, where every request asks: a session costs more than such a query."""
+        with self.engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
@@ -74,7 +80,13 @@ def insert_all(session: Session, model: type[Base], rows: Sequence[Mapping[str, 
     """Insert rows, which all have the same columns, unless they are there."""
     dialect = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
     if rows:
-        session.execute(dialect(cast(sa.Table, model.__table__)).values(list(rows)).on_conflict_do_nothing())
+        adding = dialect(table_of(model)).on_conflict_do_nothing()
+        session.execute(adding, [dict(row) for row in rows])
+
+
+def table_of(model: type[Base]) -> sa.Table:
+    """The table of a model, for queries whose rows need no session."""
+    return cast(sa.Table, model.__table__)
 
 
 def found(row: T | None, kind: str, name: str) -> T:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from bespoke.service.orm import ApiKey
-from bespoke.service.store.database import Database
+from bespoke.service.store.database import Database, table_of
 from bespoke.supernet.errors import NotFound
 
 __all__ = ["Keys"]
+
+_KEY = sa.select(table_of(ApiKey)).where(ApiKey.prefix == sa.bindparam("prefix"))
 
 
 class Keys(Database):
@@ -31,8 +33,9 @@ class Keys(Database):
 
     def key(self, prefix: str) -> ApiKey | None:
         """A key by its prefix, revoked or not."""
-        with self._read() as session:
-            return session.get(ApiKey, prefix)
+        with self._look() as connection:
+            row = connection.execute(_KEY, {"prefix": prefix}).first()
+            return None if row is None else ApiKey(**row._mapping)
 
     def list_keys(self) -> list[ApiKey]:
         """All keys, oldest first."""

@@ -10,11 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bespoke.service.orm import ArtifactRow, Fleet, Search, StoredSubnet, SubnetModel
-from bespoke.service.store.database import Database, found, insert, insert_all, new_id
+from bespoke.service.store.database import Database, found, insert, insert_all, new_id, table_of
 
 __all__ = ["Searches"]
 
 Row = Mapping[str, Any]
+
+_MADE_AT = sa.select(table_of(StoredSubnet).c.created_at).where(StoredSubnet.id == sa.bindparam("subnet_id"))
+_ANSWERED = (
+    sa.select(table_of(Search).c.id)
+    .where(Search.request_digest == sa.bindparam("request_digest"))
+    .order_by(Search.created_at, Search.id)
+    .limit(1)
+)
 
 
 class Searches(Database):
@@ -41,23 +49,24 @@ class Searches(Database):
             duration_s: How long it took.
             request_digest: Over the request and the revisions of its answer.
         """
-        now = self._now()
-        search = Search(
-            id=new_id("srch"),
-            request=request,
-            subnet_id=subnets[0]["id"],
-            answer=answer,
-            evaluations=evaluations,
-            generations=generations,
-            duration_s=duration_s,
-            request_digest=request_digest,
-            archive=(answer.get("origin") or {}).get("archive"),
-            created_at=now,
-        )
+        now, first = self._now(), subnets[0]
+        columns = {
+            "id": new_id("srch"),
+            "request": request,
+            "subnet_id": first["id"],
+            "answer": answer,
+            "evaluations": evaluations,
+            "generations": generations,
+            "duration_s": duration_s,
+            "request_digest": request_digest,
+            "archive": (answer.get("origin") or {}).get("archive"),
+            "created_at": now,
+        }
         with self._write() as session:
             _add_subnets(session, subnets, now)
-            session.add(search)
-            return search, session.get_one(StoredSubnet, search.subnet_id)
+            session.execute(sa.insert(table_of(Search)), columns)
+            made_at = session.execute(_MADE_AT, {"subnet_id": first["id"]}).scalar_one()
+        return Search(**columns), StoredSubnet(**first, created_at=made_at)
 
     def add_subnets(self, subnets: Sequence[Row]) -> None:
         """Keep subnets that no search answered with; those that are there stay as they are."""
@@ -66,16 +75,9 @@ class Searches(Database):
 
     def answered(self, request_digest: str) -> tuple[Search, StoredSubnet] | None:
         """The first search that answered a request, by its digest; None where it was not asked before."""
-        query = (
-            sa.select(Search, StoredSubnet)
-            .join(StoredSubnet, StoredSubnet.id == Search.subnet_id)
-            .where(Search.request_digest == request_digest)
-            .order_by(Search.created_at, Search.id)
-            .limit(1)
-        )
-        with self._read() as session:
-            row = session.execute(query).first()
-            return None if row is None else (row[0], row[1])
+        with self._look() as connection:
+            search_id = connection.execute(_ANSWERED, {"request_digest": request_digest}).scalar()
+        return None if search_id is None else self.search(search_id)
 
     def search(self, search_id: str) -> tuple[Search, StoredSubnet]:
         """A search and the subnet that it found.

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, defer
 
 from bespoke.service.orm import Device, Search, StoredSubnet, StoredTable
 from bespoke.service.store.campaigns import lock_campaign
-from bespoke.service.store.database import Database, found, insert, new_id
+from bespoke.service.store.database import Database, found, insert, new_id, table_of
 
 __all__ = ["TableToKeep", "Tables", "add_table_row", "read_table", "tables_in_order"]
 
@@ -36,6 +36,16 @@ class TableToKeep:
     table: Mapping[str, Any]
 
 
+_ABOUT = [column for column in table_of(StoredTable).c if column.name != "table"]
+_OF_DEVICE = (
+    StoredTable.device_id == sa.bindparam("device_id"),
+    StoredTable.supernet == sa.bindparam("supernet"),
+)
+_STATE = sa.select(*_ABOUT).where(*_OF_DEVICE, StoredTable.revision == sa.bindparam("revision"))
+_SERVING_FIRST = (StoredTable.provisional, StoredTable.created_at.desc(), StoredTable.id)
+_SERVING = sa.select(*_ABOUT).where(*_OF_DEVICE).order_by(*_SERVING_FIRST).limit(1)
+
+
 class Tables(Database):
     """Latency tables: revisions that are never overwritten."""
 
@@ -47,9 +57,9 @@ class Tables(Database):
 
     def serving_state(self, device_id: str, supernet: str) -> StoredTable | None:
         """What ``latest_table`` gives, without its content."""
-        query = tables_in_order(StoredTable.device_id == device_id, StoredTable.supernet == supernet)
-        with self._read() as session:
-            return session.scalars(query.limit(1).options(defer(StoredTable.table))).first()
+        with self._look() as connection:
+            row = connection.execute(_SERVING, {"device_id": device_id, "supernet": supernet}).first()
+            return None if row is None else StoredTable(**row._mapping)
 
     def latest_tables(self, device_id: str) -> list[StoredTable]:
         """The table that serves now for each supernet, without its content."""
@@ -86,9 +96,10 @@ class Tables(Database):
         """A revision without its content; None where there is none."""
         if device_id is None or revision is None:
             return None
-        with self._read() as session:
-            query = _of_revision(device_id, supernet, revision).options(defer(StoredTable.table))
-            return session.scalars(query).first()
+        named = {"device_id": device_id, "supernet": supernet, "revision": revision}
+        with self._look() as connection:
+            row = connection.execute(_STATE, named).first()
+            return None if row is None else StoredTable(**row._mapping)
 
     def table_by_id(self, table_id: str) -> StoredTable:
         """A revision by its row.
@@ -156,8 +167,7 @@ def read_table(row: StoredTable) -> dict[str, Any]:
 
 def tables_in_order(*where: sa.ColumnElement[bool]) -> sa.Select[StoredTable]:
     """Tables, the one that serves first."""
-    order = (StoredTable.provisional, StoredTable.created_at.desc(), StoredTable.id)
-    return sa.select(StoredTable).where(*where).order_by(*order)
+    return sa.select(StoredTable).where(*where).order_by(*_SERVING_FIRST)
 
 
 def _of_revision(device_id: str, supernet: str, revision: str) -> sa.Select[StoredTable]:
