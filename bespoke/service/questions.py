@@ -129,6 +129,8 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
         ArchitectureInvalid: The space has no such dimension or choice to restrict.
         TableIncomplete: A table lacks ops of the space.
     """
+    if request.pareto is not None and request.min_top1 is not None:
+        raise ConstraintInvalid("pareto", list(objectives(request) or ()), "a front, or min_top1: not both")
     pricers = {
         device: place.catalogue.pricer(request.supernet, table) for device, table in ground.others.items()
     }

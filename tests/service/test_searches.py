@@ -175,6 +175,7 @@ def test_a_request_that_contradicts_itself_is_named(api: Api, board: str, phone:
     assert refused(api, device=board, devices={board: {}})["field"] == "devices"
     assert refused(api, constraints={"latency_ms": 3})["field"] == "latency_ms"
     assert "latency" in refused(api, pareto={"metrics": ["top1", "latency_ms"]})["detail"]
+    assert refused(api, device=board, min_top1=0.5, pareto=True)["field"] == "pareto"
     fields = {error["field"] for error in refused(api, pareto={"metrics": ["top1", "top1"]})["errors"]}
     assert fields == {"pareto"}
     confident = {"latency_ms": {"limit": 3, "confidence": 1.5}}

@@ -180,3 +180,13 @@ def test_a_missing_range_and_an_unknown_precision_are_named() -> None:
         write_onnx(plan, weights, precision="int4")
     with pytest.raises(InvalidInput, match="finite"):
         write_onnx(plan, weights, precision="int8", ranges={**ranges, "op.depthwise.act": (0.0, np.inf)})
+
+
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_a_product_of_constant_values_has_a_range(seed: int) -> None:
+    plan = op_plan(OPS["block"])
+    weights = random_weights(plan, seed)
+    # All channels are constant then, and the variance of their products is nothing but rounding.
+    constant = {n: np.zeros_like(w) if n.endswith(".depthwise") else w for n, w in weights.items()}
+    model = write_onnx(plan, constant, precision="int8")
+    assert np.isfinite(run(model, images(plan))).all()
