@@ -47,7 +47,7 @@ def write_plots(entry: ZooEntry, folder: Path, report: Callable[[str], None]) ->
     """
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
     random, front = _random_points(entry), entry.card.get("front_points") or _predicted_front(entry)
-    drawings = {
+    drawings: Mapping[str, Callable[[], bytes]] = {
         "top1_macs.png": lambda: plot_front(random, front, f"{entry.name}: top-1 against MACs"),
         "effects.png": lambda: plot_effects(
             entry.space,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -397,7 +397,10 @@ def write_predictor(path: Path, header: Mapping[str, Any], tensors: Mapping[str,
 def _read_json(path: Path, space: SearchSpace) -> AccuracyPredictor:
     from bespoke.predictors import gaussian
 
-    readers = {FORMAT: _mlp_from_parts, gaussian.FORMAT: gaussian.from_parts}
+    readers: Mapping[str, Callable[..., AccuracyPredictor]] = {
+        FORMAT: _mlp_from_parts,
+        gaussian.FORMAT: gaussian.from_parts,
+    }
     try:
         header = json.loads(path.read_text())
         if not isinstance(header, dict) or header.get("format") not in readers:
