@@ -1,0 +1,197 @@
+"""Archives of a running service, on both databases: what they answer, and that it can be repeated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from bespoke.search import archive as growing
+from bespoke.service import archive, archiving, orm
+from bespoke.service.app import create_app
+from bespoke.service.auth import create_key
+from bespoke.service.dependencies import Service
+from bespoke.service.improving import improved_by
+from bespoke.service.settings import Settings
+from bespoke.supernet import zoo
+from tests.service.api import Api
+from tests.service.tables import profiled
+
+PATIENCE_S = 240
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, random_zoo: Path
+) -> Iterator[tuple[Api, Service]]:
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgresql")()
+    var = tmp_path_factory.mktemp("var")
+    settings = Settings(var=var, database_url=url, zoo=random_zoo, chores_s=1e6)  # chores run when told
+    app = create_app(settings)
+    with TestClient(app) as http:
+        key = create_key(app.state.service.place.store, ["search", "device:admin"]).text
+        yield Api(http, {"all": key}, random_zoo), app.state.service
+    shutil.rmtree(var)
+
+
+@pytest.fixture(scope="module")
+def api(service: tuple[Api, Service]) -> Api:
+    return service[0]
+
+
+@pytest.fixture(scope="module")
+def searched(api: Api) -> dict[str, Any]:
+    """What was answered before there was an archive."""
+    return ask(api, constraints={"macs": 1.1e7})
+
+
+@pytest.fixture(scope="module")
+def board(
+    api: Api, service: tuple[Api, Service], searched: dict[str, Any]
+) -> tuple[str, tuple[float, float]]:
+    """A device with a table, whose archive is there, and the range of its latencies."""
+    device = str(profiled(api.client, "board", zoo.entry("tiny", api.zoo).space)["id"])
+    low, high = api.client.supernet("tiny")["feasible"][device]["latency_ms"]
+    until(lambda: not service[1].place.store.unfinished_jobs("grow-archive"))
+    return device, (low, high)
+
+
+def ask(api: Api, **body: Any) -> dict[str, Any]:
+    answer = api.request("POST", "/v1/searches", json={"supernet": "tiny", **body})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def until(holds: Callable[[], Any]) -> None:
+    patience = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < patience, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_a_table_that_lands_brings_an_archive_which_answers(
+    api: Api, board: tuple[str, tuple[float, float]]
+) -> None:
+    device, (low, high) = board
+    for share in (0.2, 0.5, 0.8):
+        budget = low + share * (high - low)
+        found = ask(api, device=device, constraints={"latency_ms": budget})
+        assert found["archive"]
+        assert found["subnet"]["predicted"]["latency_ms"] <= budget
+        whole = ask(
+            api, device=device, constraints={"latency_ms": budget}, effort={"population": 8, "generations": 1}
+        )
+        assert whole["archive"] is None
+        assert found["subnet"]["predicted"]["top1"] >= whole["subnet"]["predicted"]["top1"]
+        assert api.client.search_result(found["id"]) == found
+
+
+def test_the_same_request_is_given_the_same_answer(api: Api, board: tuple[str, tuple[float, float]]) -> None:
+    device, (low, high) = board
+    body: dict[str, Any] = {"device": device, "constraints": {"latency_ms": (low + high) / 2}, "seed": 4}
+    first = ask(api, **body)
+    assert ask(api, **body) == first
+    assert ask(api, **first["request"])["subnet"] == first["subnet"]
+    assert ask(api, **{**body, "seed": 5})["id"] != first["id"]
+    assert ask(api, **body, effort={"population": 8})["id"] != first["id"]
+
+
+def test_what_was_looked_up_is_looked_up_again_by_a_replay(
+    api: Api,
+    service: tuple[Api, Service],
+    board: tuple[str, tuple[float, float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also once the archive has grown: every generation is kept."""
+    device, (low, high) = board
+    found = ask(api, device=device, constraints={"latency_ms": low + 0.37 * (high - low)})
+    place = service[1].place
+    row = place.store.serving_state(device, "tiny")
+    assert row is not None
+    entry, predictor = place.catalogue.entry("tiny"), place.catalogue.predictor("tiny")
+    key = archiving.key_of(entry.digest, row.revision, predictor.revision)
+    assert place.store.newest_archive(key) == (0, False)
+    # In this process and with few limits: the job of its own would only take the time that nobody wants.
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    for name in ("SEARCHED", "LOOKED_UP"):
+        monkeypatch.setattr(growing, name, {"latency_ms": 2})
+    monkeypatch.setattr(archiving, "LEAST_GAIN", 1.0)
+    grown = archiving.grow_archive(place, {"supernet": "tiny", "device_id": device})
+    assert grown["settled"]
+    assert place.store.newest_archive(key) == (0, True)
+    monkeypatch.setattr(archiving, "LEAST_GAIN", -1.0)
+    grown = archiving.grow_archive(place, {"supernet": "tiny", "device_id": device})
+    assert grown["generation"] == 1
+    assert place.store.newest_archive(key) == (1, False)
+    time.sleep(archive.FRESH_S)
+    other = ask(api, device=device, constraints={"latency_ms": low + 0.38 * (high - low)})
+    assert other["archive"] not in (None, found["archive"])
+    replayed = api.request("POST", f"/v1/searches/{found['id']}/replay")
+    assert replayed.status_code == 200, replayed.text
+    assert replayed.json()["subnet"] == found["subnet"]
+
+
+def test_an_archive_without_a_device_is_built_by_a_chore(
+    api: Api, service: tuple[Api, Service], searched: dict[str, Any]
+) -> None:
+    assert searched["archive"] is None
+    place, engine = service[1].place, service[1].engine
+    archiving.build_missing(place, engine)
+    until(lambda: not place.store.unfinished_jobs("grow-archive"))
+    time.sleep(archive.FRESH_S)
+    assert ask(api, constraints={"macs": 1.3e7})["archive"]
+    archiving.build_missing(place, engine)
+    assert not place.store.unfinished_jobs("grow-archive")
+    assert ask(api, constraints={"macs": 1.1e7}) == searched
+
+
+def test_an_answer_that_is_beaten_by_now_says_by_how_much(
+    api: Api, service: tuple[Api, Service], board: tuple[str, tuple[float, float]]
+) -> None:
+    device, (low, high) = board
+    budget = {"latency_ms": low + 0.6 * (high - low)}
+    best = ask(api, device=device, constraints=budget)
+    assert api.client.search_result(best["id"])["improved_by"] is None
+    row, subnet = service[1].place.store.search(best["id"])
+    told = {column.name: getattr(subnet, column.name) for column in orm.StoredSubnet.__table__.columns}
+    worse = {**subnet.predicted, "top1": subnet.predicted["top1"] - 0.0123}
+    beaten = orm.StoredSubnet(**{**told, "predicted": worse})
+    assert improved_by(service[1].place, row, beaten) == pytest.approx(1.23, abs=1e-3)
+    elsewhere = orm.StoredSubnet(**{**told, "predicted": worse, "predictor_revision": "0" * 64})
+    assert improved_by(service[1].place, row, elsewhere) is None
+    narrow = ask(api, device=device, constraints=budget, restrict={"resolution": 32})
+    assert narrow["archive"] is None
+    assert api.client.search_result(narrow["id"])["improved_by"] is None
+
+
+def test_questions_that_are_not_plain_are_searched(api: Api, board: tuple[str, tuple[float, float]]) -> None:
+    device, (low, high) = board
+    limits = {"latency_ms": low + 0.55 * (high - low)}
+    assert ask(api, device=device, constraints=limits, alternatives=1)["archive"] is None
+    assert ask(api, device=device, constraints=limits, pareto=True)["archive"] is None
+    assert ask(api, device=device, devices={}, min_top1=0.1)["archive"] is None
+
+
+def test_archives_grow_only_where_nobody_asks_for_anything(
+    api: Api,
+    service: tuple[Api, Service],
+    board: tuple[str, tuple[float, float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, engine = service[1].place, service[1].engine
+    ask(api, constraints={"macs": 1.2e7}, effort={"population": 8, "generations": 1}, seed=7)
+    archiving.refine(place, engine)
+    assert not place.store.unfinished_jobs("grow-archive")
+    monkeypatch.setattr(archiving, "IDLE_S", 0.0)
+    archiving.refine(place, engine)
+    (job,) = place.store.unfinished_jobs("grow-archive")
+    assert job.arguments["supernet"] == "tiny"
+    place.store.cancel_job(job.id)
+    engine.cancel(job.id)
