@@ -27,6 +27,8 @@ POLL_S = 0.05
 MOST_AHEAD = 16
 """Models that are made before anybody waits for them; of more, the oldest are made when they are fetched."""
 REMEMBERED = 4096
+CALM_S = 0.05
+"""Without a new request for so long, models are made before anybody waits; else requests go first."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class WarmModels:
         self._waited_for: deque[Wanted] = deque()
         self._ahead: deque[Wanted] = deque()
         self._tried: OrderedDict[Wanted, None] = OrderedDict()
-        self._changed = threading.Condition()
+        self._changed, self._asked_at = threading.Condition(), 0.0
         self._stopping = threading.Event()
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="warm-models", daemon=True)
@@ -100,6 +102,7 @@ class WarmModels:
             if future is None:
                 future = self._pending[wanted] = Future()
                 (self._waited_for if now else self._ahead).append(wanted)
+                self._asked_at = time.monotonic()
                 while len(self._ahead) > MOST_AHEAD:
                     del self._pending[self._ahead.popleft()]
             elif now and wanted in self._ahead:
@@ -111,10 +114,12 @@ class WarmModels:
     def _next(self) -> Wanted | None:
         """What to make now; None where the service is shutting down."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waited_for or self._ahead or self._stopping.is_set())
-            if self._stopping.is_set():
-                return None
-            return self._waited_for.popleft() if self._waited_for else self._ahead.pop()
+            while not self._waited_for and not self._stopping.is_set():
+                calm_in_s = self._asked_at + CALM_S - time.monotonic()
+                if self._ahead and calm_in_s <= 0:
+                    return self._ahead.pop()
+                self._changed.wait(calm_in_s if self._ahead else None)
+            return None if self._stopping.is_set() else self._waited_for.popleft()
 
     def _serve(self) -> None:
         # The thread that starts a child must outlive it, so this one does all of it.
