@@ -77,13 +77,13 @@ def collect_actively(
         of_round = zip(known.architectures, known.rounds, strict=True)
         own = [a for a, r in of_round if r == number and a not in found][:size]
         if len(own) < size:
-            top1 = dict(zip(known.architectures, known.top1, strict=True))
+            targets = dict(zip(known.architectures, known.targets(), strict=True))
             seen = found[aside:]
             taken = frozenset(known.architectures)
             chosen = most_unsure(
                 space,
                 encode(space, seen),
-                np.array([top1[a] for a in seen]),
+                np.array([targets[a] for a in seen]),
                 _fresh(space, size * POOL, [seed, number], taken),
                 size - len(own),
             )

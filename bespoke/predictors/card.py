@@ -22,6 +22,7 @@ from bespoke.predictors.dataset import (
     DATASET,
     AccuracyDataset,
     Measure,
+    Measurement,
     Shard,
     collect,
     measured,
@@ -36,7 +37,12 @@ from bespoke.supernet.cost import CostTable
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
 from bespoke.supernet.training.data import ImageSet
-from bespoke.supernet.training.evaluation import LabelledImages, calibrated_statistics, subnet_top1
+from bespoke.supernet.training.evaluation import (
+    LabelledImages,
+    calibrated_statistics,
+    subnet_score,
+    subnet_top1,
+)
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
 UNSEEN = 200
@@ -79,13 +85,13 @@ def measure_subnets(
     images = LabelledImages(held_out, views=views)
     began, done = time.monotonic(), 0
 
-    def measure(architecture: Architecture) -> float:
+    def measure(architecture: Architecture) -> Measurement:
         nonlocal done
-        value = subnet_top1(network, architecture, table, images, device=device)
+        score = subnet_score(network, architecture, table, images, device=device)
         done += 1
         if done % 25 == 0:
             report(f"measured {done} subnets, {(time.monotonic() - began) / done:.2f} s each")
-        return value
+        return Measurement(score.top1, round(score.smooth, 6))
 
     if shard is not None or not unsure:
         return collect(entry.space, subnets, measure, dataset, seed, images=len(images), shard=shard)
@@ -119,11 +125,11 @@ def fit_predictor(
         The card's fields on the predictor.
     """
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
-    aside = _aside(dataset.rounds.count(0))
-    unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], top1[aside:])
+    aside, targets = _aside(dataset.rounds.count(0)), dataset.targets()
+    unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], targets[aside:])
     report(f"fitting the accuracy predictor on {len(seen[1])} subnets")
     predictor = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
-    bias = _selection_bias(entry, *seen, seed, learner)
+    bias = _selection_bias(entry, *seen, top1[aside:], seed, learner)
     predictor = replace(predictor, selection_bias=bias)
     predictor.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
@@ -131,6 +137,8 @@ def fit_predictor(
     return {
         "predictor_kendall_tau": round(kendall_tau(predicted, unseen[1]), 4),
         "predictor_rmse": round(rmse(predicted, unseen[1]), 5),
+        "predictor_kendall_tau_smooth": round(kendall_tau(predicted, targets[:aside]), 4),
+        "predictor_rmse_smooth": round(rmse(predicted, targets[:aside]), 5),
         "predictor_half_width": round(predictor.half_width, 5),
         "predictor_selection_bias": round(bias, 5),
         "predictor_subnets": len(seen[1]),
@@ -215,12 +223,17 @@ def write_card(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _selection_bias(
-    entry: zoo.ZooEntry, genomes: Genomes, top1: NDArray[np.float64], seed: int, learner: Learner
+    entry: zoo.ZooEntry,
+    genomes: Genomes,
+    targets: NDArray[np.float64],
+    top1: NDArray[np.float64],
+    seed: int,
+    learner: Learner,
 ) -> float:
     """See ``selection.py``; 0 where there are too few subnets to tell."""
     if len(top1) < FEWEST_TO_SELECT:
         return 0.0
-    crossed = cross_predictions(entry.space, genomes, top1, seed, learner=learner)
+    crossed = cross_predictions(entry.space, genomes, targets, seed, learner=learner)
     return max(0.0, selection_error(CostTable(entry.space).macs(genomes), crossed, top1, seed))
 
 

@@ -25,8 +25,22 @@ from bespoke.supernet.genomes import stratified
 DATASET = "accuracy.jsonl"
 """The data set, kept in a zoo entry beside the predictor that was fitted on it."""
 
-Measure = Callable[[Architecture], float]
-"""From an architecture to its top-1 in [0, 1]."""
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of an architecture.
+
+    Attributes:
+        top1: In [0, 1].
+        smooth: Top-1 with soft edges (``training/evaluation.py``), if it was measured.
+    """
+
+    top1: float
+    smooth: float | None = None
+
+
+Measure = Callable[[Architecture], float | Measurement]
+"""From an architecture to its top-1 in [0, 1], alone or with what else was measured."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +52,31 @@ class AccuracyDataset:
         top1: Measured top-1 in [0, 1], one each.
         images: On how many images each was measured, every view of one counted; 0 where nobody said.
         rounds: The round that chose each: 0 for those that follow from the seed.
+        smooth: Top-1 with soft edges of each; None where it was not measured.
     """
 
     architectures: tuple[Architecture, ...]
     top1: tuple[float, ...]
     images: tuple[int, ...]
     rounds: tuple[int, ...]
+    smooth: tuple[float | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "smooth", self.smooth or (None,) * len(self.top1))
 
     def __len__(self) -> int:
         return len(self.architectures)
+
+    def targets(self) -> NDArray[np.float64]:
+        """What a predictor is fitted on, shape (N,): top-1, without much of the noise of few images.
+
+        Where all were measured with soft edges: the straight line through top-1 over that, at each.
+        """
+        top1, smooth = np.array(self.top1), np.array(self.smooth, np.float64)
+        if not len(smooth) or np.isnan(smooth).any() or smooth.std() == 0:
+            return top1
+        slope, base = np.polyfit(smooth, top1, 1)
+        return np.asarray(np.clip(base + slope * smooth, 0.0, 1.0))
 
     def where(self, chosen: NDArray[np.bool_]) -> AccuracyDataset:
         """Only those architectures, shape (N,)."""
@@ -87,9 +117,9 @@ def read_dataset(path: Path, space: SearchSpace) -> AccuracyDataset:
         try:
             row = json.loads(line)
             architecture = read_architecture(space, row["architecture"])
-            found = _Row(
-                architecture, float(row["top1"]), int(row.get("images", 0)), int(row.get("round", 0))
-            )
+            smooth = float(row["smooth"]) if "smooth" in row else None
+            numbers = float(row["top1"]), int(row.get("images", 0)), int(row.get("round", 0))
+            found = _Row(architecture, *numbers, smooth)
         except (ValueError, KeyError, TypeError, AttributeError, ArchitectureInvalid) as error:
             raise FileInvalid(path, f"line {number}: {error}") from error
         if not 0 <= found.top1 <= 1:
@@ -141,7 +171,7 @@ def collect(
     Args:
         space: The space to draw from.
         count: How many architectures, of all workers together.
-        measure: From an architecture to its top-1 in [0, 1].
+        measure: What measures an architecture.
         path: JSON lines; appended to after each measurement, so a stopped run loses one at most.
         seed: Decides which architectures.
         images: How many images ``measure`` uses; written beside each measurement.
@@ -175,7 +205,7 @@ def measured(
     Args:
         space: Of the architectures.
         chosen: What to measure.
-        measure: From an architecture to its top-1 in [0, 1].
+        measure: What measures an architecture.
         path: JSON lines; appended to.
         images: How many images ``measure`` uses.
         number: The round that chose them.
@@ -192,10 +222,13 @@ def measured(
     _cut_torn_line(path)
     for architecture in chosen:
         if architecture not in known:
-            top1 = float(measure(architecture))
-            if not 0 <= top1 <= 1:
-                raise InvalidInput(f"measured top1 {top1} of {architecture.id}, expected a share from 0 to 1")
-            known[architecture] = _Row(architecture, top1, images, number)
+            found = measure(architecture)
+            found = found if isinstance(found, Measurement) else Measurement(float(found))
+            if not 0 <= found.top1 <= 1:
+                raise InvalidInput(
+                    f"measured top1 {found.top1} of {architecture.id}, expected a share from 0 to 1"
+                )
+            known[architecture] = _Row(architecture, found.top1, images, number, found.smooth)
             with path.open("a") as file:
                 file.write(_line(known[architecture]))
     return _dataset([known[architecture] for architecture in chosen])
@@ -207,10 +240,11 @@ class _Row:
     top1: float
     images: int
     round: int
+    smooth: float | None
 
 
 def _rows(dataset: AccuracyDataset) -> list[_Row]:
-    fields = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds)
+    fields = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds, dataset.smooth)
     return [_Row(*row) for row in zip(*fields, strict=True)]
 
 
@@ -220,12 +254,14 @@ def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
         tuple(row.top1 for row in rows),
         tuple(row.images for row in rows),
         tuple(row.round for row in rows),
+        tuple(row.smooth for row in rows),
     )
 
 
 def _line(row: _Row) -> str:
     told: dict[str, Any] = {"architecture": row.architecture.to_json(), "top1": row.top1}
     told |= {"images": row.images} | ({"round": row.round} if row.round else {})
+    told |= {"smooth": row.smooth} if row.smooth is not None else {}
     return json.dumps(told, separators=(",", ":")) + "\n"
 
 

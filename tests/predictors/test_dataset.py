@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from bespoke.predictors.dataset import (
+    AccuracyDataset,
+    Measurement,
     Shard,
     collect,
     measured,
@@ -100,3 +102,22 @@ def test_rounds_are_kept_and_come_last(tmp_path: Path) -> None:
     merged = merge_datasets([path], SPACE)
     assert merged.rounds == (0, 0, 0, 2, 2)
     assert merged.architectures[3:] == chosen[:2]
+
+
+def test_soft_edges_are_kept_where_they_were_measured(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    collect(SPACE, 2, accuracy, path, 0)
+    found = collect(SPACE, 4, lambda a: Measurement(accuracy(a), accuracy(a) / 2), path, 0)
+    assert found.smooth == (None, None, found.top1[2] / 2, found.top1[3] / 2)
+    assert read_dataset(path, SPACE) == merge_datasets([path], SPACE) == found
+
+
+def test_targets_are_top1_without_the_noise_that_soft_edges_lack() -> None:
+    rng, count = np.random.default_rng(0), 400
+    truth = rng.uniform(0.7, 0.8, count)
+    top1, smooth = truth + rng.normal(0, 0.01, count), 0.9 * truth - 0.02
+    chosen = stratified(SPACE, count, 0)
+    both = AccuracyDataset(chosen, tuple(top1), (1000,) * count, (0,) * count, tuple(smooth))
+    assert np.abs(both.targets() - truth).max() < 0.002
+    some = AccuracyDataset(chosen, tuple(top1), (1000,) * count, (0,) * count, (*smooth[1:], None))
+    np.testing.assert_array_equal(some.targets(), top1)
