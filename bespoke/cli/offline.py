@@ -75,6 +75,21 @@ def search(
     params: Annotated[float | None, typer.Option(help="Limit in parameters.")] = None,
     peak_memory_bytes: Annotated[float | None, typer.Option(help="Limit in bytes.")] = None,
     model_size_bytes: Annotated[float | None, typer.Option(help="Limit in bytes.")] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Limit the upper end of the interval that holds this share of latencies."),
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option("--min-top1", help="Least predicted top-1; the latency is then minimised.")
+    ] = None,
+    minimise: Annotated[str | None, typer.Option(help="With --min-top1: another metric to minimise.")] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(help="Allow this choice only, e.g. resolution=128; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this choice out, e.g. kernel=7; may be repeated.")
+    ] = None,
+    alternatives: Annotated[int, typer.Option(help="So many different networks near the best one.")] = 0,
     resolutions: Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")] = None,
     classes: Classes = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
@@ -82,8 +97,11 @@ def search(
     generations: Annotated[int | None, typer.Option(help="Effort: steps that they climb.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the most accurate architecture within limits, on files alone; exit code 3 if none fits."""
-    from bespoke.search import Constraint, Effort, Problem
+    """Find the most accurate architecture within limits, on files alone; exit code 3 if none fits.
+
+    With --min-top1, find the fastest one (or the least of another metric) of that top-1 or more.
+    """
+    from bespoke.search import Effort, Problem, restrict
     from bespoke.search import search as run
 
     limits = {
@@ -97,26 +115,82 @@ def search(
     tables = [*(table or []), *map(Path, context.args)]
     found, accuracy_predictor, pricer = _parts(space, classes, predictor, tables, resolutions)
     effort = {name: v for name, v in (("population", population), ("generations", generations)) if v}
-    constraints = tuple(Constraint(name, limit) for name, limit in limits.items() if limit is not None)
-    problem = Problem(found, accuracy_predictor, constraints, pricer, seed, Effort(**effort))
+    if min_top1 is not None and minimise is None:
+        minimise = "latency_ms" if pricer else "macs"
+    problem = Problem(
+        space=found,
+        predictor=accuracy_predictor,
+        constraints=_constraints(limits, confidence),
+        latency=pricer,
+        seed=seed,
+        effort=Effort(**effort),
+        minimise=minimise,
+        min_top1=min_top1,
+        alternatives=alternatives,
+    )
     try:
-        result = run(problem)
+        result = run(restrict(problem, _allowed(found, fix or [], exclude or [])))
     except BudgetInfeasible as error:
         _print_infeasible(error, as_json)
         raise typer.Exit(3) from error
-    best = result.best
-    _print_best(
-        {
-            "architecture": best.architecture.to_json(),
-            "top1": best.top1,
-            "top1_interval": list(best.top1_interval),
-            **{name: value if name == "latency_ms" else int(value) for name, value in best.metrics.items()},
-            "latency_interval_ms": list(best.latency_interval_ms) if best.latency_interval_ms else None,
-            "evaluations": result.evaluations,
-            "seed": result.seed,
-        },
-        as_json,
+    answer = _told(result.best) | {"evaluations": result.evaluations, "seed": result.seed}
+    if alternatives:
+        answer["alternatives"] = [_told(other) for other in result.alternatives]
+    _print_best(answer, as_json)
+
+
+def _constraints(limits: dict[str, float | None], confidence: float | None) -> tuple[Any, ...]:
+    """What limits the search; the confidence is of the latency."""
+    from bespoke.search import Constraint
+
+    if confidence is not None and limits["latency_ms"] is None:
+        raise InvalidInput("--confidence: got no --latency-ms whose interval it could limit; give both")
+    return tuple(
+        Constraint(name, limit, confidence if name == "latency_ms" else None)
+        for name, limit in limits.items()
+        if limit is not None
     )
+
+
+def _allowed(space: Any, fix: list[str], exclude: list[str]) -> dict[str, list[float]]:
+    """The choices that are left, by dimension.
+
+    Raises:
+        InvalidInput: An option is no name and number, or names no choice of the space.
+    """
+    allowed: dict[str, list[float]] = {}
+    known = {d.name: list(d.choices) for d in space.dimensions}
+    for option, given in (("--fix", fix), ("--exclude", exclude)):
+        for text in given:
+            name, _, number = text.partition("=")
+            value = _number(option, text, number)
+            if value not in known.get(name, []):
+                raise InvalidInput(f"{option}: got {text!r}, expected one of the choices {known}")
+            if option == "--fix":
+                allowed.setdefault(name, []).append(value)
+            else:
+                allowed[name] = [v for v in allowed.get(name, known[name]) if v != value]
+    return allowed
+
+
+def _number(option: str, text: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise InvalidInput(
+            f"{option}: got {text!r}, expected a name and a number, e.g. resolution=128"
+        ) from None
+
+
+def _told(found: Any) -> dict[str, Any]:
+    """One architecture with what is predicted of it, as JSON."""
+    return {
+        "architecture": found.architecture.to_json(),
+        "top1": found.top1,
+        "top1_interval": list(found.top1_interval),
+        **{name: value if name == "latency_ms" else int(value) for name, value in found.metrics.items()},
+        "latency_interval_ms": list(found.latency_interval_ms) if found.latency_interval_ms else None,
+    }
 
 
 def _parts(

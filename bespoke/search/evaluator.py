@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from bespoke.search.elimination import Factor, Join, minimise, slot_factors
 from bespoke.search.problem import Candidate, Constraint, LatencyPricer, Problem, latency_of
 from bespoke.search.restriction import of_base
-from bespoke.supernet.architecture import Genomes, SearchSpace, decode
+from bespoke.supernet.architecture import Genomes, SearchSpace, decode_all
 from bespoke.supernet.cost import (
     BYTES_PER_VALUE,
     SlotTable,
@@ -171,12 +172,14 @@ class Limits:
     """The constraints of a problem, as one test over a population.
 
     Attributes:
+        space: The problem's.
         prices: Of the limited metrics, in the problem's order.
         limits: Their limits, shape (M,): of the predictions, also where an interval's end is limited.
     """
 
     def __init__(self, problem: Problem) -> None:
         known = prices(problem.space, problem.latency, problem.devices)
+        self.space = problem.space
         self.constraints: Sequence[Constraint] = problem.constraints
         self.limits = np.array([_predicted_limit(c, problem.pricer(c)) for c in problem.constraints])
         self.prices = tuple(
@@ -190,12 +193,24 @@ class Limits:
             return np.zeros((len(genomes), 0))
         return np.stack([p.of(genomes) / limit for p, limit in zip(self.prices, self.limits, strict=True)], 1)
 
+    def hold(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether each limit holds, exactly as ``Price.of`` counts, shape (N, M)."""
+        if not self.prices:
+            return np.ones((len(genomes), 0), np.bool_)
+        return np.stack(
+            [p.of(genomes) <= limit for p, limit in zip(self.prices, self.limits, strict=True)], 1
+        )
+
     def meets(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """Whether every limit holds, exactly as ``Price.of`` counts, shape (N,)."""
-        fits = np.ones(len(genomes), np.bool_)
-        for price, limit in zip(self.prices, self.limits, strict=True):
-            fits &= price.of(genomes) <= limit
-        return fits
+        """Whether every limit holds, shape (N,)."""
+        return np.asarray(self.hold(genomes).all(axis=1))
+
+    def only(self, which: Sequence[int]) -> Limits:
+        """Some of the limits, by their indices."""
+        fewer = copy.copy(self)
+        fewer.constraints = [self.constraints[i] for i in which]
+        fewer.prices, fewer.limits = tuple(self.prices[i] for i in which), self.limits[list(which)]
+        return fewer
 
 
 def limited_value(constraint: Constraint, value: float, latency: LatencyPricer | None) -> float:
@@ -221,16 +236,18 @@ def _predicted_limit(constraint: Constraint, latency: LatencyPricer | None) -> f
 
 
 def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) -> tuple[Candidate, ...]:
-    """Everything that is known of a few genomes, in their order."""
+    """Everything that is known of a few genomes, in their order; a top-1 is cut to [0, 1]."""
     priced = prices(problem.space, problem.latency, problem.devices)
     known = {name: price.of(genomes) for name, price in priced.items()}
     half, bias = problem.predictor.half_width, problem.predictor.selection_bias
     own = _interval_ms(problem.latency, known["latency_ms"]) if problem.latency else None
     others = {n: _interval_ms(pricer, known[latency_of(n)]) for n, pricer in problem.devices.items()}
-    space, places = of_base(problem.space, genomes)
+    # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
+    top1 = np.clip(top1, 0, 1)
+    architectures = decode_all(*of_base(problem.space, genomes))
     return tuple(
         Candidate(
-            architecture=decode(space, places[i]),
+            architecture=architectures[i],
             top1=float(top1[i]),
             top1_interval=(max(0.0, float(top1[i]) - bias - half), min(1.0, float(top1[i]) + half)),
             metrics={name: float(values[i]) for name, values in known.items()},

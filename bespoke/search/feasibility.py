@@ -4,10 +4,13 @@ A limit on a maximum (peak memory) forbids single combinations of a slot. Limits
 weighed into one sum, whose exact minimum either meets every limit, or proves that none can, or
 says which limit to weigh more (a Lagrangian dual). What this leaves open, in rare mixtures and for
 latencies that are no sums, is settled by a short evolution on the violation, which always ends.
+
+The same proofs, on fewer limits, tell which of them exclude each other.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +23,14 @@ from bespoke.search.problem import Problem
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, decode
 from bespoke.supernet.errors import BudgetInfeasible
-from bespoke.supernet.genomes import crossover, extremes, mutate, sample
+from bespoke.supernet.genomes import crossover, extremes, mutate, neighbours, sample
 
 _DUAL_STEPS = 40
 _VIOLATION_STEPS, _VIOLATION_POPULATION = 40, 128
 _ROUNDING = 1e-9
+
+_LARGEST_CONFLICT, _PROOFS = 3, 60
+"""Limits in a conflict that is looked for among fewer than all, and proofs that are tried at most."""
 
 
 def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) -> Genomes:
@@ -47,8 +53,8 @@ def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) 
         tried = _least_violation(problem, limits, tried, rng)
         if open_question and limits.meets(tried[:1])[0]:
             return tried[0]
-    nearest = tried[_violation(limits.shares(tried)).argmin()]
-    raise _infeasible(problem, limits, nearest)
+    nearest = _descended(problem, limits, tried[_violation(limits.shares(tried)).argmin()])
+    raise _infeasible(problem, limits, nearest, conflicts(problem, limits, tried))
 
 
 def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
@@ -142,22 +148,87 @@ def infeasible_document(error: BudgetInfeasible) -> dict[str, Any]:
         "feasible": {name: list(ends) for name, ends in error.feasible.items()},
         "nearest": error.nearest,
         "relax": error.relax,
+        "conflicts": error.conflicts,
     }
 
 
-def _infeasible(problem: Problem, limits: Limits, nearest: Genomes) -> BudgetInfeasible:
+def _descended(problem: Problem, limits: Limits, genome: Genomes) -> Genomes:
+    """Where no change of one gene violates the limits less, (G,)."""
+    violation = _violation(limits.shares(genome[None]))[0]
+    while True:
+        around, _, _ = neighbours(problem.space, genome)
+        rest = _violation(limits.shares(around))
+        if not len(rest) or rest.min() >= violation:
+            return genome
+        genome, violation = around[rest.argmin()], rest.min()
+
+
+def conflicts(problem: Problem, limits: Limits, met: Genomes) -> list[list[str]]:
+    """Which limits exclude each other, though any fewer of them do not, as far as is proved.
+
+    A set is told where the dual proves that nothing meets it; none of its subsets is. Latencies that
+    are no sums count as their slots say, but for one alone, which is held against its range.
+
+    Args:
+        problem: Whose limits nothing meets.
+        limits: Its limits.
+        met: Genomes that show which sets can be met, (N, G).
+
+    Returns:
+        Sets of up to ``_LARGEST_CONFLICT`` names, smallest first; all names where none was proved.
+    """
+    names = [price.metric for price in limits.prices]
+    holds = limits.hold(met)
+    found: list[tuple[int, ...]] = []
+    proofs = 0
+    sizes = range(1, min(len(names), _LARGEST_CONFLICT) + 1)
+    for some in itertools.chain.from_iterable(itertools.combinations(range(len(names)), n) for n in sizes):
+        known = any(set(fewer) <= set(some) for fewer in found) or holds[:, some].all(axis=1).any()
+        if known or proofs == _PROOFS:
+            continue
+        proofs += 1
+        genomes, excluded = _excluded(problem, limits.only(some))
+        holds = np.concatenate([holds, limits.hold(genomes)])
+        if excluded:
+            found.append(some)
+    return [[names[i] for i in some] for some in found] or [names]
+
+
+def _excluded(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
+    """The genomes that were met, and whether nothing meets these limits."""
+    if len(limits.prices) == 1 and limits.prices[0].exact:
+        genomes = cheapest(problem.space, limits.prices[0])[None]
+        return genomes, not limits.meets(genomes)[0]
+    genomes, open_question = _dual(problem, limits)
+    return genomes, not open_question and not limits.meets(genomes[-1:])[0]
+
+
+def limits_told(
+    problem: Problem, limits: Limits, genome: Genomes
+) -> tuple[dict[str, float], dict[str, float], dict[str, tuple[float, float]]]:
+    """What was asked, what an architecture has, and what the space has, by the names of the limits.
+
+    Where the upper end of an interval is limited, these are upper ends.
+    """
     ranges = feasible_ranges(problem.space, problem.latency, problem.devices)
     values, feasible = {}, {}
     for price, constraint in zip(limits.prices, limits.constraints, strict=True):
         pricer = problem.pricer(constraint)
-        known = (float(price.of(nearest[None])[0]), *ranges[price.metric])
+        known = (float(price.of(genome[None])[0]), *ranges[price.metric])
         values[price.metric], low, high = (limited_value(constraint, v, pricer) for v in known)
         feasible[price.metric] = (low, high)
-    asked = {c.name: float(c.limit) for c in limits.constraints}
+    return {c.name: float(c.limit) for c in limits.constraints}, values, feasible
+
+
+def _infeasible(
+    problem: Problem, limits: Limits, nearest: Genomes, excluded: list[list[str]]
+) -> BudgetInfeasible:
+    asked, values, feasible = limits_told(problem, limits, nearest)
     space, places = of_base(problem.space, nearest[None])
     return BudgetInfeasible(
         limits=asked,
         feasible=feasible,
         nearest={"architecture": decode(space, places[0]).to_json(), "metrics": values},
         relax={name: value for name, value in values.items() if value > asked[name]},
+        conflicts=excluded,
     )

@@ -46,8 +46,8 @@ class _Roles:
         moving: Indices of the slots with private genes, by the sizes of these.
         still: Indices of the other slots, (Z,).
         on: Whether a switch's choice leaves a moving slot on, (slots in the order of ``moving``, W, D).
-        members: The moving slots of each switch, (K, W), filled up with slots that it leaves alone.
-        always: The moving slots without a switch, (S,).
+        sums: 1 where a switch's choice leaves a slot of its own on, (S, W * D): makes sums over these.
+        always: 1 for the moving slots without a switch, (S,).
     """
 
     private: NDArray[np.bool_]
@@ -56,8 +56,8 @@ class _Roles:
     moving: dict[tuple[int, ...], list[int]]
     still: NDArray[np.intp]
     on: NDArray[np.float32]
-    members: NDArray[np.intp]
-    always: NDArray[np.bool_]
+    sums: NDArray[np.float32]
+    always: NDArray[np.float32]
 
 
 # Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
@@ -91,10 +91,9 @@ def _roles(space: SearchSpace) -> _Roles:
         on[mine, w, : mask.shape[1]] = mask[mine]
     lit = np.array([mask.all(axis=0).argmax() for mask in found.values()], np.int16)
     still = np.array([i for i in range(len(space.slots)) if i not in set(order)], np.intp)
-    always = np.array([i not in taken for i in order], np.bool_)
-    touched = on.any(axis=2)
-    members = np.argsort(~touched, axis=0, kind="stable")[: int(touched.sum(axis=0).max(initial=0))]
-    return _Roles(private, np.array(list(found), np.intp), lit, moving, still, on, members, always)
+    always = np.array([i not in taken for i in order], np.float32)
+    sums = on.reshape(len(order), -1)
+    return _Roles(private, np.array(list(found), np.intp), lit, moving, still, on, sums, always)
 
 
 def _switched(slot: Slot, gene: int, sizes: NDArray[np.int16]) -> NDArray[np.bool_] | None:
@@ -133,6 +132,27 @@ Part = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Gain of each slot's combinations, (N, S, C), and the share of each limit, (M, N, S, C)."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The linear model of a group's slots, combinations first: a maximum over them is then fast.
+
+    Attributes:
+        gains: (C, N, S).
+        costs: The shares of the limits, weighed into one, (C, N, S).
+        shares: Per limit on a sum, (C, N, S).
+    """
+
+    gains: NDArray[np.float32]
+    costs: NDArray[np.float32]
+    shares: list[NDArray[np.float32]]
+
+    def values(self, multiplier: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Gains less what they cost at a price for each genome, (C, N, S)."""
+        values = self.costs * -multiplier[:, None]
+        values += self.gains
+        return values
+
+
 class Jumps:
     """Jumps of a space under limits; see the module.
 
@@ -167,27 +187,24 @@ class Jumps:
         lit = bases.copy()
         lit[:, self.switches] = self._roles.lit
         parts = [self._utilities(group, bases, lit, gains, free) for group in self._groups]
-        mix = rng.dirichlet(np.ones(len(self._sums)), len(bases)).astype(np.float32).T
-        costs = [_mixed(shares, mix) for _, shares in parts]
+        model = self._model(parts, len(bases), rng)
         switching = _freed(gains[:, self.switches], bases[:, self.switches], free[:, self.switches])
         for w, gene in enumerate(self.switches):
             switching[:, w, self._sizes[gene] :] = -np.inf
         switching = switching[:, :, : self._roles.on.shape[2]]
         room = self._room(lit)
-        multiplier = np.zeros(len(bases), np.float32)
-        kept = self._best(parts, costs, switching, multiplier)
-        done = self._fits(parts, kept, room)
+        kept = np.zeros(len(bases), np.float32)
+        done = self._fits(model, switching, kept, room)
         found = done.copy()
         low, high = (np.full(len(bases), np.log(bound), np.float32) for bound in _MULTIPLIERS)
         for step in range(0 if done.all() else _BISECTIONS):
             middle = (low + high) / 2 if step else high
-            chosen = self._best(parts, costs, switching, np.exp(middle))
-            fits = self._fits(parts, chosen, room)
-            for mine, new in zip(kept, chosen, strict=True):
-                np.copyto(mine, new, where=(fits & ~done)[:, None])
+            multiplier = np.exp(middle)
+            fits = self._fits(model, switching, multiplier, room)
+            np.copyto(kept, multiplier, where=fits & ~done)
             found |= fits
             high, low = np.where(fits, middle, high), np.where(fits, low, middle)
-        return self._assembled(bases, kept, found)
+        return self._assembled(bases, self._best(model, switching, kept), found)
 
     def _group(self, sizes: tuple[int, ...], slots: Sequence[int]) -> _Group:
         chosen = [self._space.slots[i] for i in slots]
@@ -247,47 +264,64 @@ class Jumps:
             utility += _freed(gains[:, genes], bases[:, genes], free[:, genes])[:, :, digits]
         return utility, group.shares[:, places, index]
 
+    def _model(self, parts: Sequence[Part], count: int, rng: np.random.Generator) -> list[_Model]:
+        mix = rng.dirichlet(np.ones(len(self._sums)), count).astype(np.float32).T
+        result = []
+        for utility, shares in parts:
+            placed = [np.ascontiguousarray(np.moveaxis(share, 2, 0)) for share in shares]
+            gains = np.ascontiguousarray(np.moveaxis(utility, 2, 0))
+            costs = _mixed(placed, mix) if placed else np.zeros_like(gains)
+            result.append(_Model(gains, costs, placed))
+        return result
+
     def _best(
-        self,
-        parts: Sequence[Part],
-        costs: Sequence[NDArray[np.float32]],
-        switching: NDArray[np.float32],
-        multiplier: NDArray[np.float32],
+        self, model: Sequence[_Model], switching: NDArray[np.float32], multiplier: NDArray[np.float32]
     ) -> list[NDArray[np.intp]]:
         """What has the highest gain less its price: (N, S) combinations per group, (N, W) choices."""
-        chosen, worth = [], []
-        for (utility, _), cost in zip(parts, costs, strict=True):
-            values = utility - multiplier[:, None, None] * cost
-            best = values.argmax(axis=2)
-            chosen.append(best)
-            worth.append(np.take_along_axis(values, best[:, :, None], axis=2)[:, :, 0])
+        values = [part.values(multiplier) for part in model]
+        worth = [value.max(axis=0) for value in values]
+        return [*(value.argmax(axis=0) for value in values), self._switch(worth, switching)]
+
+    def _switch(
+        self, worth: Sequence[NDArray[np.float32]], switching: NDArray[np.float32]
+    ) -> NDArray[np.intp]:
+        """The best choice of each switch, by what its slots are worth, (N, W)."""
         if not len(self.switches):
-            return [*chosen, np.zeros((len(multiplier), 0), np.intp)]
-        # A sum in a fixed order, and no product, whose kernel may depend on the batch.
-        sums = switching.copy()
+            return np.zeros((len(switching), 0), np.intp)
+        return np.asarray((switching + self._switched(worth)).argmax(axis=2))
+
+    def _switched(self, worth: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The sum over the slots that each choice of a switch leaves on, (N, W, D)."""
         together = np.concatenate(worth, axis=1)
-        for slots in self._roles.members:
-            sums += together[:, slots, None] * self._roles.on[slots, np.arange(len(slots))]
-        return [*chosen, sums.argmax(axis=2)]
+        return (together @ self._roles.sums).reshape(len(together), *self._roles.on.shape[1:])
 
     def _fits(
-        self, parts: Sequence[Part], chosen: Sequence[NDArray[np.intp]], room: NDArray[np.float32]
+        self,
+        model: Sequence[_Model],
+        switching: NDArray[np.float32],
+        multiplier: NDArray[np.float32],
+        room: NDArray[np.float32],
     ) -> NDArray[np.bool_]:
-        """Whether what is chosen stays within the room of every limit, (N,)."""
-        used = [
-            np.take_along_axis(shares, mine[None, :, :, None], axis=3)[..., 0]
-            for (_, shares), mine in zip(parts, chosen, strict=False)
-        ]
-        lit = self._lit(chosen[-1])
-        total = (np.concatenate(used, axis=2) * lit).sum(axis=2) if used else np.zeros_like(room)
-        return np.asarray((total <= room).all(axis=0))
-
-    def _lit(self, choices: NDArray[np.intp]) -> NDArray[np.float32]:
-        """1 for each moving slot that is on, else 0, (N, S)."""
-        result = np.repeat(self._roles.always[None].astype(np.float32), len(choices), axis=0)
-        for w in range(choices.shape[1]):
-            result += self._roles.on[:, w, choices[:, w]].T
-        return result
+        """Whether what has the highest gain less its price stays within the room of every limit, (N,)."""
+        if not len(room):
+            return np.ones(len(multiplier), np.bool_)
+        worth: list[NDArray[np.float32]] = []
+        used: list[list[NDArray[np.float32]]] = []
+        for part in model:
+            values = part.values(multiplier)
+            worth.append(values.max(axis=0))
+            best = values == worth[-1]
+            # Of two combinations that are worth the same, this takes the cheaper one.
+            used.append([np.where(best, share, np.float32(np.inf)).min(axis=0) for share in part.shares])
+        choices = self._switch(worth, switching)[:, :, None]
+        fits = np.ones(len(multiplier), np.bool_)
+        for m, left in enumerate(room):
+            shares = [part[m] for part in used]
+            total = np.concatenate(shares, axis=1) @ self._roles.always if shares else np.zeros_like(left)
+            if len(self.switches):
+                total += np.take_along_axis(self._switched(shares), choices, axis=2).sum(axis=(1, 2))
+            fits &= total <= left
+        return fits
 
     def _room(self, lit: Genomes) -> NDArray[np.float32]:
         """What the slots without private genes leave of each limit on a sum, (M, N)."""
@@ -317,12 +351,11 @@ def _freed(gains: NDArray[np.float32], here: Genomes, free: NDArray[np.bool_]) -
     return gains - np.where(stays | free[:, :, None], np.float32(0), _LOCKED)
 
 
-def _mixed(shares: NDArray[np.float32], mix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Shares of several limits (M, N, S, C), weighed for each genome by (M, N): (N, S, C)."""
-    total = np.zeros(shares.shape[1:], np.float32)
-    for share, weight in zip(shares, mix, strict=True):
-        total += share if len(mix) == 1 else share * weight[:, None, None]
-    return total
+def _mixed(shares: Sequence[NDArray[np.float32]], mix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shares of several limits, each (C, N, S), weighed for each genome by (M, N): (C, N, S)."""
+    if len(shares) == 1:
+        return shares[0]
+    return np.sum([share * weight[:, None] for share, weight in zip(shares, mix, strict=True)], axis=0)
 
 
 def pairs(
@@ -347,12 +380,19 @@ def pairs(
         (at most ``count``, G), best first. A pair may still miss a limit: price it.
     """
     genes, choices = steps
-    first, second = np.triu_indices(len(genes), 1)
+    first, second = _pairs_of(len(genes))
     used = shares[1 + first] + shares[1 + second] - shares[0]
     sums = gain[first] + gain[second]
     fits = np.flatnonzero((genes[first] != genes[second]) & (used <= 1 + _PAIR_SLACK).all(axis=1))
-    fits = fits[np.argsort(-sums[fits], kind="stable")[:count]]
+    if len(fits) > count:
+        fits = np.sort(fits[np.argpartition(-sums[fits], count)[:count]])
+    fits = fits[np.argsort(-sums[fits], kind="stable")]
     result = np.repeat(genome[None], len(fits), axis=0)
     for side in (first[fits], second[fits]):
         result[np.arange(len(fits)), genes[side]] = choices[side]
     return canonical(space, result)
+
+
+@lru_cache(maxsize=256)
+def _pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(count, 1)

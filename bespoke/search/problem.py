@@ -19,6 +19,8 @@ from bespoke.supernet.errors import ConstraintInvalid, InvalidInput
 METRICS = ("latency_ms", "macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
 """What can be limited. ``flops`` is 2 x ``macs``."""
 
+MOST_ALTERNATIVES = 16
+
 
 def latency_of(device: str) -> str:
     """The key of a named device's latency among metrics."""
@@ -107,6 +109,9 @@ class Constraint:
 class Effort:
     """A limit on the search itself.
 
+    A search is a sequence of rounds, which the product of both cuts off; so more effort knows all
+    that less effort knows, and never answers worse for the same seed.
+
     Attributes:
         population: How many architectures climb side by side.
         generations: How many steps they climb.
@@ -138,9 +143,16 @@ class Problem:
         seed: Decides everything that is random.
         effort: How long to search.
         devices: Prices latencies on further devices, by their names.
+        minimise: A metric whose least value is asked for, among the architectures of at least
+            ``min_top1``: one of ``METRICS``, or ``latency_ms:NAME`` of a named device. None asks for the
+            highest top-1.
+        min_top1: The least predicted top-1, of more than 0 to 1; given if and only if ``minimise`` is.
+        alternatives: How many more networks to give that differ from the best and from one another,
+            at most ``MOST_ALTERNATIVES``.
 
     Raises:
-        ConstraintInvalid: Two limits on one metric, or a latency limit without its pricer.
+        ConstraintInvalid: Two limits on one metric, a latency limit without its pricer, one of
+            ``minimise`` and ``min_top1`` without the other, or a value that none of them can have.
     """
 
     space: SearchSpace
@@ -150,6 +162,9 @@ class Problem:
     seed: int = 0
     effort: Effort = Effort()
     devices: Mapping[str, LatencyPricer] = field(default_factory=dict)
+    minimise: str | None = None
+    min_top1: float | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         names = [constraint.name for constraint in self.constraints]
@@ -162,6 +177,24 @@ class Problem:
                 raise ConstraintInvalid(
                     "latency_ms", c.limit, "a latency limit only together with a latency table"
                 )
+        self._check_goal()
+        whole = isinstance(self.alternatives, int) and not isinstance(self.alternatives, bool)
+        if not whole or not 0 <= self.alternatives <= MOST_ALTERNATIVES:
+            raise ConstraintInvalid("alternatives", self.alternatives, f"0 to {MOST_ALTERNATIVES}")
+
+    def _check_goal(self) -> None:
+        if (self.minimise is None) != (self.min_top1 is None):
+            given = "minimise" if self.min_top1 is None else "min_top1"
+            raise ConstraintInvalid(given, getattr(self, given), "minimise and min_top1 together")
+        if self.minimise is None or self.min_top1 is None:
+            return
+        own = METRICS if self.latency is not None else METRICS[1:]
+        known = [*own, *map(latency_of, self.devices)]
+        if self.minimise not in known:
+            raise ConstraintInvalid("minimise", self.minimise, f"one of {', '.join(known)}")
+        share = isinstance(self.min_top1, int | float | np.number) and not isinstance(self.min_top1, bool)
+        if not share or not 0 < self.min_top1 <= 1:
+            raise ConstraintInvalid("min_top1", self.min_top1, "a number of more than 0 to 1")
 
     def pricer(self, constraint: Constraint) -> LatencyPricer | None:
         """Who prices the latency that a constraint is about; None where there is none."""
@@ -196,12 +229,17 @@ class SearchResult:
     """The answer.
 
     Attributes:
-        best: The highest predicted top-1 within the limits.
-        front: The best that was seen at each smaller price (latency, or else the first limited
-            metric, or else MACs), cheapest first; ``best`` is its last member.
+        best: The highest predicted top-1 within the limits; where a metric is minimised, the least of
+            it with the least top-1 or more.
+        front: The best that was seen at each price (latency, or else the first limited metric, or
+            else MACs; the minimised metric where there is one), cheapest first, at most 32; ``best``
+            is its last member, and its first one where a metric is minimised.
         evaluations: How many predictions of the accuracy were made.
-        generations: How many steps were taken.
+        generations: How many steps were taken, one after the other.
         seed: The problem's.
+        alternatives: As many as were asked for, best first, none better than ``best``; fewer where no
+            more were found. Any two of them, and each of them and ``best``, differ in at least a fifth
+            of the choices that matter in either (a block that only one of them has differs).
     """
 
     best: Candidate
@@ -209,3 +247,4 @@ class SearchResult:
     evaluations: int
     generations: int
     seed: int
+    alternatives: tuple[Candidate, ...] = ()

@@ -229,17 +229,31 @@ def decode(space: SearchSpace, genome: NDArray[np.integer[Any]]) -> Architecture
     limits = cardinalities(space)
     if genome.shape != limits.shape:
         raise ArchitectureInvalid("genome", list(genome.shape), f"shape ({len(limits)},)")
-    wrong = np.flatnonzero((genome < 0) | (genome >= limits))
-    if wrong.size:
-        gene = int(wrong[0])
-        raise ArchitectureInvalid(f"genome[{gene}]", int(genome[gene]), f"0 to {limits[gene] - 1}")
-    fixed = canonical(space, genome[None].astype(np.int16))[0]
-    choices, start = [], 0
-    for d in space.dimensions:
-        values = tuple(d.choices[int(i)] for i in fixed[start : start + d.count])
-        choices.append((d.name, values))
-        start += d.count
-    return Architecture(space.name, tuple(choices))
+    return decode_all(space, genome[None])[0]
+
+
+def decode_all(space: SearchSpace, genomes: NDArray[np.integer[Any]]) -> tuple[Architecture, ...]:
+    """Turn genomes of shape (N, G) into architectures, in their order.
+
+    Raises:
+        ArchitectureInvalid: An index is outside its dimension's choices.
+    """
+    limits = cardinalities(space)
+    for row, gene in np.argwhere((genomes < 0) | (genomes >= limits)):
+        raise ArchitectureInvalid(f"genome[{gene}]", int(genomes[row, gene]), f"0 to {limits[gene] - 1}")
+    rows = canonical(space, genomes.astype(np.int16)).tolist()
+    starts = itertools.accumulate([0, *(d.count for d in space.dimensions)])
+    parts = [
+        (d.name, d.choices, start, start + d.count)
+        for d, start in zip(space.dimensions, starts, strict=False)
+    ]
+    return tuple(
+        Architecture(
+            space.name,
+            tuple((name, tuple([choices[i] for i in row[start:end]])) for name, choices, start, end in parts),
+        )
+        for row in rows
+    )
 
 
 def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> Genomes:

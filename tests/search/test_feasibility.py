@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bespoke.predictors import MlpPredictor
-from bespoke.search import Constraint, LatencyPricer, Problem, feasible_ranges, search
+from bespoke.search import Constraint, Effort, LatencyPricer, Problem, feasible_ranges, search
 from bespoke.search.evaluator import Limits, prices
 from bespoke.search.feasibility import feasible_genome
 from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
@@ -116,3 +117,34 @@ def test_latencies_that_are_no_sums_are_limited_as_they_are() -> None:
     assert hits >= 9
     with pytest.raises(BudgetInfeasible):
         search(Problem(space, predictor, (Constraint("latency_ms", 0.99 * values.min()),), latency))
+
+
+def test_which_limits_exclude_each_other_is_told_as_by_enumeration() -> None:
+    space = SmallSpace()
+    predictor, genomes = random_predictor(space), every_genome(space)
+    names = ("macs", "params", "peak_memory_bytes", "model_size_bytes")
+    values = np.stack([prices(space, None)[name].of(genomes) for name in names], axis=1)
+    low, high, rng = values.min(axis=0), values.max(axis=0), np.random.default_rng(1)
+    exact, least, refused = 0, 0, 0
+    for _ in range(40):
+        limits = low + rng.uniform(-0.02, 0.12, 4) * (high - low)
+        constraints = tuple(Constraint(n, float(v)) for n, v in zip(names, limits, strict=True))
+        try:
+            search(Problem(space, predictor, constraints, effort=Effort(4, 1)))
+            continue
+        except BudgetInfeasible as error:
+            caught = error
+        refused += 1
+        holds = values <= limits
+        minimal: list[set[int]] = []
+        for some in (set(s) for n in range(1, 5) for s in itertools.combinations(range(4), n)):
+            if not any(m <= some for m in minimal) and not holds[:, sorted(some)].all(axis=1).any():
+                minimal.append(some)
+        exact += caught.conflicts == [[names[i] for i in sorted(some)] for some in minimal]
+        excess = np.maximum(values / limits - 1, 0).sum(axis=1).min()
+        told = np.array([caught.relax.get(n, v) for n, v in zip(names, limits, strict=True)])
+        assert (values <= told).all(axis=1).any()
+        least += (told / limits - 1).sum() <= excess + 1e-9
+    assert refused > 10
+    assert exact >= 0.9 * refused
+    assert least >= 0.95 * refused
