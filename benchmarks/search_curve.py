@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def _ours(problem: Problem, seeds: int, default: bool = False) -> list[dict[str,
 def _random(problem: Problem, count: int, seed: int) -> tuple[Curve, float]:
     """The best of architectures within the limit, drawn one after another."""
     limits, rng = Limits(problem), np.random.default_rng(seed)
-    began, drawn, best, way = time.process_time(), 0, -np.inf, []
+    way: Curve = []
+    began, drawn, best = time.process_time(), 0, -np.inf
     with threadpool_limits(1):
         while drawn < count:
             genomes = spread(problem, 4096, rng)
@@ -123,7 +125,7 @@ def _sampled(runs: list[tuple[Curve, float]]) -> list[dict[str, float]]:
     return points
 
 
-def _point(evaluations: list[float], top1: list[float], seconds: list[float]) -> dict[str, float]:
+def _point(evaluations: Sequence[float], top1: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
     return {
         "evaluations": float(statistics.median(evaluations)),
         "top1": statistics.median(top1),

@@ -271,7 +271,8 @@ class _Ascent:
         drawn = self.rng.integers(0, cardinalities(self.space), (count, genes))
         crossed = (draws[0] < 0.5) & (self.rng.random((count, 1)) < _CROSSED)
         bases = np.where(draws[1] < chance, drawn, np.where(crossed, mates, parents)).astype(np.int16)
-        share = np.exp(self.rng.uniform(*np.log(_FREE_SHARE), (count, 1)))
+        low, high = np.log(_FREE_SHARE)
+        share = np.exp(self.rng.uniform(low, high, (count, 1)))
         return bases, (draws[2] < share) | ~self.space.active(parents) | crossed
 
     def _steepness(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
