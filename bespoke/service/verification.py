@@ -339,7 +339,7 @@ def _accuracy(place: Workplace, run: Run, search_id: str) -> Json:
     seen = run.step("measure", measure)
     candidates = [{**one, "measured_top1": seen["top1"][one["subnet_id"]]} for one in chosen["candidates"]]
     told = {"number": 0, "candidates": candidates}
-    run.step("keep", lambda: place.store.keep_round(search_id, told) or {})
+    run.step("keep", partial(_keep, place, search_id, told))
     winner = max(candidates, key=lambda one: (one["measured_top1"], one["top1"]))
     return {"met": True, "winner": winner, "images": seen["images"]}
 
@@ -374,6 +374,11 @@ def _told(subnet_id: str, predicted: Mapping[str, Any]) -> Json:
 
 def _row_of(subnet: StoredSubnet) -> Json:
     return {"id": subnet.id, "architecture": subnet.architecture, "predicted": subnet.predicted}
+
+
+def _keep(place: Workplace, search_id: str, told: Json) -> Json:
+    place.store.keep_round(search_id, told)
+    return told
 
 
 def _finish(place: Workplace, search_id: str, result: Json) -> Json:
