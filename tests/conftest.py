@@ -14,6 +14,10 @@ from bespoke.supernet.architecture import SearchSpace
 
 REPOSITORY = Path(__file__).parents[1]
 
+# Archives are built in the background: only where a test is about them, so that all others answer alike
+# however long they take.
+os.environ.setdefault("BESPOKE_ARCHIVES", "false")
+
 
 @pytest.fixture(scope="session")
 def official() -> Path:

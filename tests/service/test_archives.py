@@ -32,7 +32,7 @@ def service(
 ) -> Iterator[tuple[Api, Service]]:
     url = "" if request.param == "sqlite" else request.getfixturevalue("postgresql")()
     var = tmp_path_factory.mktemp("var")
-    settings = Settings(var=var, database_url=url, zoo=random_zoo, chores_s=1e6)  # chores run when told
+    settings = Settings(var=var, database_url=url, zoo=random_zoo, archives=True, chores_s=1e6)
     app = create_app(settings)
     with TestClient(app) as http:
         key = create_key(app.state.service.place.store, ["search", "device:admin"]).text
