@@ -165,6 +165,45 @@ def test_search_keeps_to_the_resolutions_that_are_asked_for(files: tuple[Path, P
     assert search(files, "--latency-ms", 3, "--resolutions", "96,x").returncode == 2
 
 
+def test_search_limits_an_intervals_end_and_keeps_to_what_is_fixed_or_left(
+    files: tuple[Path, Path, LatencyTable],
+) -> None:
+    fixed = ("--fix", "resolution=96", "--exclude", "kernel=7", "--exclude", "kernel=5", "--fix", "expand=4")
+    (answer,) = rows(search(files, "--latency-ms", 1.2, "--confidence", 0.9, *fixed, "--json"))
+    assert answer["latency_interval_ms"][1] <= 1.2
+    found = answer["architecture"]
+    assert (found["resolution"], set(found["kernel"])) == (96, {3})
+    assert set(found["expand"]) <= {3, 4}  # a block that is left out has the first choice
+    for wrong, complaint in (
+        (("--fix", "resolution"), "resolution=128"),
+        (("--exclude", "kernel=4"), "one of the choices"),
+        (("--fix", "colour=3"), "one of the choices"),
+        (("--macs", 1e9, "--confidence", 0.9), "--latency-ms"),
+    ):
+        done = search(files, *wrong)
+        assert done.returncode == 2
+        assert complaint in done.stderr
+
+
+def test_search_minimises_at_a_least_accuracy_and_gives_alternatives(
+    files: tuple[Path, Path, LatencyTable],
+) -> None:
+    (fast,) = rows(search(files, "--min-top1", 0.75, "--json"))
+    (small,) = rows(search(files, "--min-top1", 0.75, "--minimise", "params", "--alternatives", 2, "--json"))
+    assert min(fast["top1"], small["top1"]) >= 0.75
+    assert fast["latency_ms"] <= small["latency_ms"]
+    assert small["params"] <= fast["params"]
+    assert len(small["alternatives"]) == 2
+    assert all(other["top1"] >= 0.75 for other in small["alternatives"])
+    assert len({json.dumps(one["architecture"]) for one in (small, *small["alternatives"])}) == 3
+    done = search(files, "--min-top1", 0.999, "--latency-ms", 3, "--json")
+    assert done.returncode == 3
+    problem = json.loads(done.stdout)
+    assert problem["limits"] == {"latency_ms": 3, "top1": 0.999}
+    assert problem["conflicts"] == [["top1"]]
+    assert search(files, "--minimise", "params").returncode == 2
+
+
 def test_an_infeasible_search_ends_with_exit_code_3_and_its_problem(
     files: tuple[Path, Path, LatencyTable],
 ) -> None:
