@@ -111,8 +111,9 @@ def fit_predictor(
 ) -> dict[str, Any]:
     """Fit the predictor on measured subnets, judge it, and save it into the entry, with the data set.
 
-    It is judged on the first subnets of the set, which it never sees: those follow from a seed alone,
-    whatever rounds came later.
+    It is judged on the first subnets of the set, by a fit that never sees them: those follow from a seed
+    alone, whatever rounds came later. The predictor that is saved is fitted on all of them, and so errs
+    less than it was judged to.
 
     Args:
         entry: A zoo entry.
@@ -127,19 +128,19 @@ def fit_predictor(
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
     aside, targets = _aside(dataset.rounds.count(0)), dataset.targets()
     unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], targets[aside:])
-    report(f"fitting the accuracy predictor on {len(seen[1])} subnets")
-    predictor = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
-    bias = _selection_bias(entry, *seen, top1[aside:], seed, learner)
-    predictor = replace(predictor, selection_bias=bias)
-    predictor.save(entry.folder / "predictor.json")
+    report(f"fitting the accuracy predictor on {len(top1)} subnets")
+    judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
+    bias = _selection_bias(entry, genomes, targets, top1, seed, learner)
+    own = {"half_width": judged.half_width, "selection_bias": bias, "card": judged.card}
+    replace(learner(entry.space, genomes, targets, seed), **own).save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
-    predicted = predictor.top1(unseen[0])
+    predicted = judged.top1(unseen[0])
     return {
         "predictor_kendall_tau": round(kendall_tau(predicted, unseen[1]), 4),
         "predictor_rmse": round(rmse(predicted, unseen[1]), 5),
         "predictor_kendall_tau_smooth": round(kendall_tau(predicted, targets[:aside]), 4),
         "predictor_rmse_smooth": round(rmse(predicted, targets[:aside]), 5),
-        "predictor_half_width": round(predictor.half_width, 5),
+        "predictor_half_width": round(judged.half_width, 5),
         "predictor_selection_bias": round(bias, 5),
         "predictor_subnets": len(seen[1]),
         "predictor_unseen_subnets": aside,
