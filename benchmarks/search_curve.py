@@ -34,8 +34,8 @@ from bespoke.supernet.architecture import Genomes
 EFFORTS = ((4, 1), (4, 4), (8, 6), (16, 8), (24, 14), (32, 20), (64, 28), (128, 40), (256, 60))
 """Population and generations of our searches."""
 
-POINTS = 60
-"""Points of a curve."""
+POINTS, FIRST = 60, 100
+"""Points of a curve, and where it begins: pymoo knows nothing before its first population."""
 
 INK, OURS, RANDOM, PYMOO = "#1f2933", "#2563ab", "#9aa5b1", "#b4541a"
 
@@ -117,7 +117,7 @@ def _pymoo(problem: Problem, count: int, seed: int) -> tuple[Curve, float]:
 
 def _sampled(runs: list[tuple[Curve, float]]) -> list[dict[str, float]]:
     """Medians over the runs, at the same evaluations."""
-    first, last = max(way[0][0] for way, _ in runs), min(way[-1][0] for way, _ in runs)
+    first, last = max(FIRST, *(way[0][0] for way, _ in runs)), min(way[-1][0] for way, _ in runs)
     points = []
     for at in np.unique(np.geomspace(first, last, POINTS).round()):
         best = [max(top1 for made, top1 in way if made <= at) for way, _ in runs]
@@ -175,7 +175,7 @@ def _arguments() -> argparse.Namespace:
     add_files(parser)
     parser.add_argument("--latency-ms", type=float, default=25.0)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=200_000, help="of pymoo and of random search")
+    parser.add_argument("--evaluations", type=int, default=50_000, help="of pymoo and of random search")
     parser.add_argument("--out", type=Path, help="a PNG to write")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()

@@ -207,8 +207,12 @@ class _Ascent:
 
     def _values(self, genomes: Genomes) -> NDArray[np.float64]:
         """The metrics of genomes, (N, M), smaller is better."""
-        columns = [-self.problem.predictor.top1(genomes) if p is None else p.of(genomes) for p in self.priced]
+        columns = [-self._top1(genomes) if price is None else price.of(genomes) for price in self.priced]
         return np.stack(columns, axis=1)
+
+    def _top1(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Predicted, as it is told: a share."""
+        return np.clip(self.problem.predictor.top1(genomes), 0, 1)
 
     def _started(self) -> NDArray[np.intp]:
         """The ends of every metric, genomes of all sizes, and where they slide to."""
