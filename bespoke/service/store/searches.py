@@ -17,10 +17,11 @@ __all__ = ["Searches"]
 Row = Mapping[str, Any]
 
 _MADE_AT = sa.select(table_of(StoredSubnet).c.created_at).where(StoredSubnet.id == sa.bindparam("subnet_id"))
+_ANSWER, _SUBNET = table_of(Search).c, table_of(StoredSubnet).c
 _ANSWERED = (
-    sa.select(table_of(Search).c.id)
-    .where(Search.request_digest == sa.bindparam("request_digest"))
-    .order_by(Search.created_at, Search.id)
+    sa.select(*_ANSWER, *_SUBNET)
+    .where(_ANSWER.request_digest == sa.bindparam("request_digest"), _SUBNET.id == _ANSWER.subnet_id)
+    .order_by(_ANSWER.created_at, _ANSWER.id)
     .limit(1)
 )
 
@@ -76,8 +77,12 @@ class Searches(Database):
     def answered(self, request_digest: str) -> tuple[Search, StoredSubnet] | None:
         """The first search that answered a request, by its digest; None where it was not asked before."""
         with self._look() as connection:
-            search_id = connection.execute(_ANSWERED, {"request_digest": request_digest}).scalar()
-        return None if search_id is None else self.search(search_id)
+            row = connection.execute(_ANSWERED, {"request_digest": request_digest}).first()
+        if row is None:
+            return None
+        search = {column.name: row[i] for i, column in enumerate(_ANSWER)}
+        subnet = {column.name: row[len(search) + i] for i, column in enumerate(_SUBNET)}
+        return Search(**search), StoredSubnet(**subnet)
 
     def search(self, search_id: str) -> tuple[Search, StoredSubnet]:
         """A search and the subnet that it found.
