@@ -76,17 +76,18 @@ class Round:
     refined: int
 
 
-_FIRST_ROUNDS = (Round(8, 4, 2), Round(12, 8, 4), Round(32, 16, 6))
+_FIRST_ROUNDS = (Round(8, 4, 1), Round(24, 10, 3), Round(48, 16, 6))
 """The rounds that every search begins with; the last one repeats."""
 
 
 def rounds(effort: Effort) -> Iterator[Round]:
-    """The rounds that an effort covers: those whose steps, summed over lineages, fit it, and the first."""
+    """The rounds that an effort covers: the first, and those whose steps, summed over lineages, fit it."""
+    yield _FIRST_ROUNDS[0]
     left = effort.population * effort.generations
-    for i in itertools.count():
+    for i in itertools.count(1):
         size = _FIRST_ROUNDS[min(i, len(_FIRST_ROUNDS) - 1)]
         left -= size.lineages * size.steps
-        if i and left < 0:
+        if left < 0:
             return
         yield size
 

@@ -292,7 +292,7 @@ class Jumps:
 
     def _switched(self, worth: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The sum over the slots that each choice of a switch leaves on, (N, W, D)."""
-        together = np.concatenate(worth, axis=1)
+        together = np.concatenate(worth, axis=1) if len(worth) > 1 else worth[0]
         return (together @ self._roles.sums).reshape(len(together), *self._roles.on.shape[1:])
 
     def _fits(
@@ -313,13 +313,14 @@ class Jumps:
             best = values == worth[-1]
             # Of two combinations that are worth the same, this takes the cheaper one.
             used.append([np.where(best, share, np.float32(np.inf)).min(axis=0) for share in part.shares])
-        choices = self._switch(worth, switching)[:, :, None]
+        choices = self._switch(worth, switching)
+        rows, columns = np.arange(len(choices))[:, None], np.arange(choices.shape[1])
         fits = np.ones(len(multiplier), np.bool_)
         for m, left in enumerate(room):
             shares = [part[m] for part in used]
             total = np.concatenate(shares, axis=1) @ self._roles.always if shares else np.zeros_like(left)
             if len(self.switches):
-                total += np.take_along_axis(self._switched(shares), choices, axis=2).sum(axis=(1, 2))
+                total += self._switched(shares)[rows, columns, choices].sum(axis=1)
             fits &= total <= left
         return fits
 
