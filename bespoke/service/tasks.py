@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from bespoke.latency_tables import (
@@ -35,6 +35,7 @@ from bespoke.service.settings import Settings
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.errors import BespokeError
+from bespoke.supernet.zoo import ZooEntry
 
 __all__ = ["TASKS", "main"]
 
@@ -100,11 +101,25 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
         )
     architecture = read_architecture(entry.space, row.architecture)
     model = weights.materialise(
-        entry, architecture, metadata(row), dynamic_batch=dynamic_batch, precision=row.precision
+        entry,
+        architecture,
+        metadata(row),
+        dynamic_batch=dynamic_batch,
+        precision=row.precision,
+        images=_images(place, entry, architecture.resolution) if row.precision == "int8" else (),
     )
     artifact = _keep(place, model)
     place.store.add_model(row.id, dynamic_batch, artifact.sha256, artifact.size, MEDIA_TYPE)
     return {"sha256": artifact.sha256, "size": artifact.size}
+
+
+def _images(place: Workplace, entry: ZooEntry, resolution: int) -> Sequence[Any]:
+    """Images to see the ranges of INT8 activations on; none where no data set is registered."""
+    from bespoke.service.verification import data_folder
+    from bespoke.supernet.training.calibration_images import calibration_images
+
+    folder = data_folder(place, entry)
+    return calibration_images(folder, resolution) if folder else ()
 
 
 def write_candidates(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
