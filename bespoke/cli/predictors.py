@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from bespoke.cli.weights import HELD_OUT, zoo_app
+from bespoke.cli.weights import FEWEST_SUBNETS, HELD_OUT, zoo_app
 from bespoke.cli.zoo import ZooFolder
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import InvalidInput, NotFound
 
 
 def register(app: typer.Typer) -> None:
@@ -57,17 +57,23 @@ def zoo_measure(
 def zoo_fit(
     name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
     dataset: Annotated[list[Path], typer.Option(help="What was measured; several files are merged.")],
+    learner: Annotated[str, typer.Option(help="What is fitted: gaussian or mlp.")] = "gaussian",
     seed: Annotated[int, typer.Option(help="Of the fit.")] = 0,
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Fit a supernet's accuracy predictor on measured subnets; a running service takes it up."""
     from bespoke.predictors.card import fit_predictor, write_card
     from bespoke.predictors.dataset import merge_datasets
+    from bespoke.predictors.fitting import LEARNERS
     from bespoke.supernet.zoo import entry
 
+    if learner not in LEARNERS:
+        raise NotFound("learner", learner, sorted(LEARNERS))
     opened = entry(name, zoo_folder)
     merged = merge_datasets(dataset, opened.space)
-    fields = fit_predictor(opened, merged, seed=seed, report=_progress)
+    if len(merged) < FEWEST_SUBNETS:
+        raise InvalidInput(f"--dataset: got {len(merged)} subnets, expected {FEWEST_SUBNETS} at least")
+    fields = fit_predictor(opened, merged, seed=seed, learner=LEARNERS[learner], report=_progress)
     write_card(opened, fields)
     print(json.dumps(fields, indent=2))
 

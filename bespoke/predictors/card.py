@@ -131,8 +131,9 @@ def fit_predictor(
     report(f"fitting the accuracy predictor on {len(top1)} subnets")
     judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
     bias = _selection_bias(entry, genomes, targets, top1, seed, learner)
-    own = {"half_width": judged.half_width, "selection_bias": bias, "card": judged.card}
-    replace(learner(entry.space, genomes, targets, seed), **own).save(entry.folder / "predictor.json")
+    saved = learner(entry.space, genomes, targets, seed)
+    saved = replace(saved, half_width=judged.half_width, selection_bias=bias, card=judged.card)
+    saved.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
     predicted = judged.top1(unseen[0])
     return {
