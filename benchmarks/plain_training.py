@@ -1,0 +1,87 @@
+"""Training one plain torch module, as anyone would: what the training of supernets is compared with.
+
+Images, crops, losses, rates and the averaging of weights are those of ``bespoke.supernet.training``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from bespoke.supernet.training.averaging import WeightAverage
+from bespoke.supernet.training.data import ImageSet, augmented, normalised, prefetched, training_batch
+from bespoke.supernet.training.distillation import LABEL_SMOOTHING
+from bespoke.supernet.training.loop import WARM_UP_SHARE, WEIGHT_DECAY
+
+CALIBRATION_BATCHES = 30
+
+
+def train_module(
+    module: nn.Module,
+    images: ImageSet,
+    *,
+    resolution: int,
+    epochs: float,
+    learning_rate: float = 2e-3,
+    batch: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    bf16: bool = False,
+) -> None:
+    """Train in place; the module ends with averaged weights and BN statistics of their own."""
+    steps = math.ceil(epochs * (len(images) // batch))
+    module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser, average = optimiser_of(module), WeightAverage(module, steps)
+    warm_up = max(1, int(WARM_UP_SHARE * steps))
+    for step, (x_NCHW, labels_N) in enumerate(
+        _batches(images, resolution, batch, range(steps), seed, device)
+    ):
+        for group in optimiser.param_groups:
+            share = max(0.0, (step - warm_up) / max(1, steps - warm_up))
+            rise = min(1.0, (step + 1) / warm_up)
+            group["lr"] = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
+        plain_step(module, optimiser, x_NCHW, labels_N, bf16=bf16)
+        average.update(module, step)
+    average.move_into(module)
+    seen = range(steps, steps + CALIBRATION_BATCHES)
+    update_bn((x for x, _ in _batches(images, resolution, batch, seen, seed, device)), module)
+
+
+def plain_step(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x_NCHW: Tensor,
+    labels_N: Tensor,
+    *,
+    bf16: bool = False,
+) -> None:
+    """Forward, loss, backward, step."""
+    with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
+        logits_NC = module(x_NCHW)
+    F.cross_entropy(logits_NC.float(), labels_N, label_smoothing=LABEL_SMOOTHING).backward()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def optimiser_of(module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW that spares BN and biases its decay."""
+    weights = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def _batches(
+    images: ImageSet, resolution: int, batch: int, steps: range, seed: int, device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(step: int) -> tuple[Tensor, Tensor]:
+        x_NHWC, labels_N, rng = training_batch(images, batch, step, seed)
+        x_NHWC = augmented(x_NHWC.to(device), resolution, rng)
+        return normalised(x_NHWC, device), labels_N.to(device)
+
+    yield from prefetched(read, steps)
