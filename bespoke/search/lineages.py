@@ -79,6 +79,9 @@ class Round:
 _FIRST_ROUNDS = (Round(8, 4, 1), Round(24, 10, 3), Round(48, 16, 6))
 """The rounds that every search begins with; the last one repeats."""
 
+_REFINEMENT = 8
+"""How many steps of all lineages a round's refinement counts as."""
+
 
 def rounds(effort: Effort) -> Iterator[Round]:
     """The rounds that an effort covers: the first, and those whose steps, summed over lineages, fit it."""
@@ -86,7 +89,7 @@ def rounds(effort: Effort) -> Iterator[Round]:
     left = effort.population * effort.generations
     for i in itertools.count(1):
         size = _FIRST_ROUNDS[min(i, len(_FIRST_ROUNDS) - 1)]
-        left -= size.lineages * size.steps
+        left -= size.lineages * (size.steps + _REFINEMENT)
         if left < 0:
             return
         yield size

@@ -120,8 +120,8 @@ class Effort:
         InvalidInput: Less than 4 architectures or 1 step, or more than 100,000 or 10,000.
     """
 
-    population: int = 48
-    generations: int = 22
+    population: int = 64
+    generations: int = 28
 
     def __post_init__(self) -> None:
         if not 4 <= self.population <= 100_000 or not 1 <= self.generations <= 10_000:

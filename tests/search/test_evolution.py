@@ -116,7 +116,7 @@ def test_of_a_hundred_small_problems_all_but_one_are_solved_to_the_optimum() -> 
         limits = {name: float(known[name][witness] * rng.uniform(1, 1.2)) for name in map(str, metrics)}
         inside = np.all([known[name] <= limit for name, limit in limits.items()], axis=0)
         constraints = tuple(Constraint(name, limit) for name, limit in limits.items())
-        found = search(Problem(space, predictor, constraints, seed=seed, effort=Effort(24, 10)))
+        found = search(Problem(space, predictor, constraints, seed=seed, effort=Effort(24, 18)))
         solved += found.best.top1 == top1[inside].max()
     assert solved >= 99
 
