@@ -64,9 +64,8 @@ def pareto(
         _print_infeasible(error, as_json=True)
         raise typer.Exit(3) from error
     steps = front.marginal_prices()
-    for member, row in zip(front.members, front.values, strict=True):
-        own = dict(zip(front.metrics, row, strict=True))
-        buys = [step for step in steps if own[str(step["metric"])] == step["from"]]
+    for i, member in enumerate(front.members):
+        buys = [step for step in steps if step["member"] == i]
         print(json.dumps({**_told(member), "marginal_prices": buys}))
 
 

@@ -37,6 +37,9 @@ TOP1 = "top1"
 MEMBERS = 100
 """How many members a front has at most, where nothing else is asked for."""
 
+_BREADTH = 2
+"""Members of the population, for each one that the effort says: a front is many answers at once."""
+
 _STARTS = 2
 """Genomes drawn per member of the population, of all sizes."""
 
@@ -125,24 +128,26 @@ class Front:
         of two metrics these are the steps between neighbours.
 
         Returns:
-            In the order of the members, e.g. ``{"metric": "latency_ms", "from": 20.1, "to": 21.1,
-            "ms": 1.0, "points": 0.4, "points_per_ms": 0.4}``: a millisecond more than 20.1 buys 0.4
-            points of top-1.
+            In the order of the members, e.g. ``{"member": 40, "next": 41, "metric": "latency_ms",
+            "from": 20.1, "to": 21.1, "ms": 1.0, "points": 0.4, "points_per_ms": 0.4}``: a millisecond
+            more than 20.1 buys 0.4 points of top-1. ``member`` and ``next`` are places in ``members``.
         """
         values, lead = self.values, _lead(self.metrics)
         bought, per_bought = _unit(self.metrics[lead])
         found: list[dict[str, str | float]] = []
-        for row in values:
+        for i, row in enumerate(values):
             for m, metric in enumerate(self.metrics):
                 better = (np.delete(values, m, axis=1) <= np.delete(row, m)).all(axis=1)
                 steps = np.flatnonzero(better & (values[:, m] > row[m]) & (values[:, lead] < row[lead]))
                 if m == lead or not len(steps):
                     continue
-                after = values[steps[values[steps, m].argmin()]]
+                j = int(steps[values[steps, m].argmin()])
+                after = values[j]
                 paid, per_paid = _unit(metric)
                 more, gain = (after[m] - row[m]) / per_paid, (row[lead] - after[lead]) / per_bought
                 step = {"from": float(row[m]), "to": float(after[m]), paid: float(more), bought: float(gain)}
-                found.append({"metric": metric, **step, f"{bought}_per_{paid}": float(gain / more)})
+                places = {"member": i, "next": j}
+                found.append({**places, "metric": metric, **step, f"{bought}_per_{paid}": float(gain / more)})
         return tuple(found)
 
 
@@ -152,7 +157,7 @@ def pareto_front(
     """Find the front of two or three metrics within the limits.
 
     Args:
-        problem: Space, predictor, limits, seed and effort: ``population`` members have children in
+        problem: Space, predictor, limits, seed and effort: twice its ``population`` have children in
             each of ``generations`` steps.
         metrics: Two or three different ones of ``top1``, ``METRICS`` and ``latency_ms:NAME`` of the
             problem's named devices.
@@ -175,6 +180,7 @@ class _Ascent:
 
     def __init__(self, problem: Problem, metrics: tuple[str, ...]) -> None:
         self.problem, self.space, self.metrics = problem, problem.space, metrics
+        self.population = _BREADTH * problem.effort.population
         self.rng = np.random.default_rng(problem.seed)
         self.limits = Limits(problem)
         self.anchor = feasible_genome(problem, self.limits, self.rng)
@@ -199,7 +205,7 @@ class _Ascent:
                 children = np.concatenate([children, self._near(population)])
             population = self._survivors(np.concatenate([population, children]))
         for _ in range(_LAST):
-            before, best = len(self.known), self._front(2 * self.problem.effort.population)
+            before, best = len(self.known), self._front(2 * self.population)
             after = np.concatenate([best, self._near(best)])
             if len(self.known) == before or not self._improved(best, after):
                 break
@@ -216,7 +222,7 @@ class _Ascent:
 
     def _started(self) -> NDArray[np.intp]:
         """The ends of every metric, genomes of all sizes, and where they slide to."""
-        count = _STARTS * self.problem.effort.population
+        count = _STARTS * self.population
         drawn = spread(self.problem, count, self.rng)
         ends = [cheapest(self.space, price) for price in self.priced if price is not None]
         together = np.concatenate([self.anchor[None], np.stack(ends), extremes(self.space), drawn])
@@ -322,7 +328,7 @@ class _Ascent:
         fresh = fresh[self.limits.meets(around[fresh])]
         around, owners = around[fresh], owners[fresh]
         beyond = advance(self._guessed(around, genomes, values, gains, owners), values)
-        count = _LOCAL_SHARE * self.problem.effort.population
+        count = _LOCAL_SHARE * self.population
         return self._evaluated(around[np.argsort(-beyond, kind="stable")[:count]])
 
     def _guessed(
@@ -350,7 +356,7 @@ class _Ascent:
 
     def _survivors(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         rows = np.unique(rows)
-        return rows[select(self.known.values[rows], self.problem.effort.population)]
+        return rows[select(self.known.values[rows], self.population)]
 
     def _improved(self, before: NDArray[np.intp], after: NDArray[np.intp]) -> bool:
         """Whether a row that came is not dominated."""

@@ -27,12 +27,12 @@ from tests.search.conftest import MadeUpLatency
 from tests.search.small_space import SmallSpace, every_genome
 from tests.search.test_evolution import QUICK, Opaque
 
-TINY = Effort(12, 8)
+TINY = Effort(6, 8)
 SPACE = SmallSpace()
 GENOMES = every_genome(SPACE)
 TRADED = ("top1", "latency_ms", "macs", "params", "peak_memory_bytes", "model_size_bytes")
 FEW = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -74,7 +74,7 @@ def test_on_a_small_space_the_front_is_the_true_one(
     params = prices(SPACE, None)["params"].of(GENOMES)
     limit = float(np.quantile(params, quantile))
     problem = Problem(
-        SPACE, random_predictor(SPACE, seed), (Constraint("params", limit),), latency, seed, Effort(24, 12)
+        SPACE, random_predictor(SPACE, seed), (Constraint("params", limit),), latency, seed, Effort(12, 12)
     )
     allowed = table(problem, metrics, GENOMES[params <= limit])
     true = allowed[non_dominated(allowed)]
@@ -182,7 +182,7 @@ def test_without_the_top1_the_predictor_is_asked_for_the_members_only(
 def test_a_predictor_without_gains_has_a_front_too(
     space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
 ) -> None:
-    effort = Effort(24, 16)
+    effort = Effort(12, 16)
     guided = pareto_front(Problem(space, predictor, (), latency, 0, effort))
     opaque = pareto_front(Problem(space, Opaque(predictor), (), latency, 0, effort))
     assert opaque.linearisations == 0
@@ -239,13 +239,12 @@ def test_marginal_prices_of_three_metrics_leave_the_third_one_as_it_is(
     steps = front.marginal_prices()
     assert {step["metric"] for step in steps} == {"latency_ms", "params"}
     for step in steps:
-        metric, other = (
-            ("latency_ms", "params") if step["metric"] == "latency_ms" else ("params", "latency_ms")
-        )
-        here = next(m for m in front.members if m.metrics[metric] == step["from"])
-        after = [m for m in front.members if m.metrics[metric] == step["to"]]
-        gained = [m for m in after if m.top1 - here.top1 == pytest.approx(step["points"] / 100)]
-        assert any(m.metrics[other] <= here.metrics[other] for m in gained)
+        other = "params" if step["metric"] == "latency_ms" else "latency_ms"
+        here, after = front.members[step["member"]], front.members[step["next"]]
+        assert (here.metrics[step["metric"]], after.metrics[step["metric"]]) == (step["from"], step["to"])
+        assert here.metrics[other] >= after.metrics[other]
+        assert after.top1 - here.top1 == pytest.approx(step["points"] / 100)
+        assert after.top1 > here.top1
 
 
 @pytest.mark.parametrize(
