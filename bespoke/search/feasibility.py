@@ -26,7 +26,9 @@ from bespoke.supernet.errors import BudgetInfeasible
 from bespoke.supernet.genomes import crossover, extremes, mutate, neighbours, sample
 
 _DUAL_STEPS = 40
-_VIOLATION_STEPS, _VIOLATION_POPULATION = 40, 128
+_VIOLATION_STEPS, _VIOLATION_POPULATION, _PATIENCE = 40, 128, 6
+"""Of the evolution on the violation; it ends early where so many steps did not help."""
+
 _ROUNDING = 1e-9
 
 _LARGEST_CONFLICT, _PROOFS = 3, 60
@@ -124,11 +126,14 @@ def _least_violation(problem: Problem, limits: Limits, tried: Genomes, rng: np.r
     """Evolve towards the least violation; best first."""
     space = problem.space
     population = np.concatenate([tried, extremes(space), sample(space, _VIOLATION_POPULATION, rng)])
+    least, stale = np.inf, 0
     for _ in range(_VIOLATION_STEPS):
         population = np.unique(population, axis=0)
         violation = _violation(limits.shares(population))
         population = population[np.argsort(violation, kind="stable")[:_VIOLATION_POPULATION]]
-        if violation.min() <= 0:
+        stale = stale + 1 if violation.min() >= least else 0
+        least = float(violation.min())
+        if least <= 0 or stale == _PATIENCE:
             break
         pairs = rng.integers(0, len(population), (2, _VIOLATION_POPULATION))
         mixed = crossover(space, population[pairs[0]], population[pairs[1]], rng)
