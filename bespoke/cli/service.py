@@ -18,6 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Var = Annotated[Path | None, typer.Option(help="Folder of the database and the artifacts [BESPOKE_VAR].")]
 Zoo = Annotated[Path | None, typer.Option(help="Another zoo's folder [BESPOKE_ZOO].")]
 
+SWITCH_S = 0.001
+"""How long a thread that searches may keep the one waiting that speaks HTTP; Python itself says 5 ms."""
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
@@ -47,6 +50,7 @@ def serve(
 
     settings = _settings(host=host, port=port, var=var, zoo=zoo, embedded_worker=embedded)
     _log()
+    sys.setswitchinterval(SWITCH_S)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
