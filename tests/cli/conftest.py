@@ -37,7 +37,7 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory, random_zoo: Path) -> Iterator[Live]:
     """A service on loopback whose only supernet is ``tiny``."""
     var = tmp_path_factory.mktemp("live")
-    with local_service(var, {"BESPOKE_ZOO": str(random_zoo)}) as service:
+    with local_service(var, {"BESPOKE_ZOO": str(random_zoo), "BESPOKE_ARCHIVES": "false"}) as service:
         key = service.key(["search", "device:admin", "agent"], "tests")
         yield Live(service, key, zoo.entry("tiny", random_zoo).space)
     shutil.rmtree(var)

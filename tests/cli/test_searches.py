@@ -14,7 +14,7 @@ from tests.cli.conftest import Live
 from tests.cli.test_offline import Done, bespoke
 from tests.service.tables import profiled
 
-EFFORT = ("--population", 16, "--generations", 6)
+EFFORT = ("--population", 8, "--generations", 3)
 TINY = ("--supernet", "tiny")
 
 
@@ -54,7 +54,7 @@ def test_every_option_of_a_search_reaches_the_service(live: Live, devices: tuple
         "alternatives": 1,
         "pareto": {"metrics": ["top1", "latency_ms", "params"]},
         "seed": 3,
-        "effort": {"population": 16, "generations": 6},
+        "effort": {"population": 8, "generations": 3},
         "verify": None,
     }
     assert len(found["alternatives"]) == 1
