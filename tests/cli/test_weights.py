@@ -22,7 +22,7 @@ from tests.supernet.training.tiny import fresh
 PNG = b"\x89PNG\r\n"
 SHORT = (
     "--recipe", "progressive_shrinking", "--scale", 0.0005, "--resolutions", 32, "--side", 36, "--batch", 16,
-    "--statistics", 200, "--subnets", 30, "--random", 2, "--no-gap",
+    "--statistics", 130, "--subnets", 30, "--random", 2, "--no-gap",
 )  # fmt: skip
 
 
@@ -36,11 +36,11 @@ def bespoke(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reddish, greenish and bluish images, twenty each, in a folder without a split."""
+    """Reddish, greenish and bluish images, twelve each, in a folder without a split."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for channel, name in enumerate(("red", "green", "blue")):
         (root / name).mkdir()
-        for number in range(20):
+        for number in range(12):
             pixels = rng.integers(0, 90, (40, 44, 3)).astype(np.uint8)
             pixels[..., channel] += 120
             Image.fromarray(pixels).save(root / name / f"{number}.png")
