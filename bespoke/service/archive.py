@@ -21,6 +21,9 @@ KEPT = 64
 FRESH_S = 1.0
 """How long the newest generation is taken to be the newest without asking the database."""
 
+MISSED_S = 10.0
+"""How often a missing archive is seen to, however many requests miss it."""
+
 
 class Archives:
     """Archives, opened once and kept. Safe to use from several threads."""
@@ -30,6 +33,7 @@ class Archives:
         self._store = store
         self._opened: OrderedDict[tuple[ArchiveKey, int], Archive] = OrderedDict()
         self._newest: OrderedDict[ArchiveKey, tuple[float, int | None]] = OrderedDict()
+        self._missed: dict[tuple[str, str | None], float] = {}
         self._lock = threading.RLock()
 
     def find(
@@ -54,6 +58,15 @@ class Archives:
         archive = self._newest_of(key, problem) if digest is None else self._named(key, digest, problem)
         found = look_up(problem, archive) if archive else None
         return None if archive is None or found is None else (found, archive.digest)
+
+    def missed(self, supernet: str, device_id: str | None) -> bool:
+        """Note that a request found no archive; whether it is time to see to it that there is one."""
+        with self._lock:
+            now, last = time.monotonic(), self._missed.get((supernet, device_id), -MISSED_S)
+            if now - last < MISSED_S:
+                return False
+            self._missed[supernet, device_id] = now
+            return True
 
     def _named(self, key: ArchiveKey, digest: str, problem: Problem) -> Archive:
         with self._lock:

@@ -138,12 +138,11 @@ def test_what_was_looked_up_is_looked_up_again_by_a_replay(
     assert replayed.json()["subnet"] == found["subnet"]
 
 
-def test_an_archive_without_a_device_is_built_by_a_chore(
+def test_an_archive_without_a_device_is_built_once_it_is_missed(
     api: Api, service: tuple[Api, Service], searched: dict[str, Any]
 ) -> None:
     assert searched["archive"] is None
     place, engine = service[1].place, service[1].engine
-    archiving.build_missing(place, engine)
     until(lambda: not place.store.unfinished_jobs("grow-archive"))
     time.sleep(archive.FRESH_S)
     assert ask(api, constraints={"macs": 1.3e7})["archive"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from bespoke.service import answers, schemas
+from bespoke.service.archiving import start_build
 from bespoke.service.dependencies import Running, SearchKey
 from bespoke.service.improving import improved_by
 from bespoke.service.problems import responses
@@ -37,6 +38,8 @@ def create_search(_key: SearchKey, body: schemas.SearchRequest, service: Running
     require(service.place, body)
     search, subnet = answer(service.place, body)
     service.models.ask(subnet.id)
+    if search.archive is None and service.place.archives.missed(body.supernet, body.device):
+        start_build(service.place, service.engine, body.supernet, body.device)
     if body.verify is not None:
         start(service.place, service.engine, search.id, body.verify)
     # Written here, in one go: this is the one answer that is asked for a hundred times a second.
