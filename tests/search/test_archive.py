@@ -22,7 +22,7 @@ METRICS = ("macs", "params", "peak_memory_bytes", "model_size_bytes")
 def small() -> Problem:
     """A space that is enumerated in no time."""
     space = SmallSpace()
-    return Problem(space, random_predictor(space), effort=Effort(16, 6))
+    return Problem(space, random_predictor(space), effort=Effort(64, 28))
 
 
 @pytest.fixture(scope="module")
