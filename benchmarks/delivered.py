@@ -20,18 +20,20 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.latency_table import add_options, profile_here
+from benchmarks.latency_table import add_options, profile_here, subnet_entry
 from bespoke.agent import ChildBench
-from bespoke.latency_tables import EFFORTS, LatencyTable
-from bespoke.latency_tables.timing import LOW_QUANTILE
+from bespoke.latency_tables import EFFORTS, LatencyTable, ProfilingPlan, Report
+from bespoke.latency_tables.learning import measured_ms
 from bespoke.predictors import read_predictor
 from bespoke.search import Candidate, Constraint, Problem, feasible_ranges, search
 from bespoke.supernet import zoo
+from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.onnx import write_onnx
 from bespoke.supernet.subnet import extract, fold, load_supernet
 
@@ -97,24 +99,36 @@ def _searched(
 def _measured(
     entry: zoo.ZooEntry, table: LatencyTable, chosen: list[Candidate], options: argparse.Namespace
 ) -> list[float]:
-    """Latency of each network in ms, by the table's statistic of its quietest round."""
-    network, statistics = load_supernet(entry)
+    """Latency of each network in ms, by the table's statistic."""
+    distinct = {one.architecture.id: one.architecture for one in chosen}
     effort = EFFORTS[options.effort]
-    quantile = LOW_QUANTILE if table.statistic == "low" else 0.5
-    found = [float("inf")] * len(chosen)
+    entries = tuple(subnet_entry(a.to_json(), name) for name, a in distinct.items())
+    plan = ProfilingPlan(entries, effort.rounds, options.effort, options.seed, effort.timing)
+    reports = []
     with tempfile.TemporaryDirectory() as folder, ChildBench(options.runtime, options.threads) as bench:
-        files = []
-        for number, one in enumerate(chosen):
-            subnet = extract(network, one.architecture, statistics.lookup(one.architecture))
-            model = write_onnx(subnet.plan, fold(subnet), precision=options.precision)
-            path = Path(folder) / f"{number}.onnx"
-            path.write_bytes(model)
-            files.append((path, hashlib.sha256(model).hexdigest()))
-        for number in range(effort.rounds):
-            for at in np.random.default_rng([options.seed, number]).permutation(len(files)):
-                samples = bench.measure(*files[at], effort.timing).samples_ms
-                found[at] = min(found[at], float(np.quantile(samples, quantile)))
-    return found
+        files = _files(entry, distinct, Path(folder), options.precision)
+        for number in range(plan.rounds):
+            for one in plan.order(number):
+                path, sha256 = files[one.id]
+                done = bench.measure(path, sha256, plan.timing)
+                reports.append(Report(one.id, number, done.samples_ms, done.cold_ms))
+    found = measured_ms(table, plan, reports)
+    return [found[f"subnet:{one.architecture.id}"] for one in chosen]
+
+
+def _files(
+    entry: zoo.ZooEntry, architectures: Mapping[str, Architecture], folder: Path, precision: str
+) -> dict[str, tuple[Path, str]]:
+    """Each network cut out and written, with its digest, by the id of its entry."""
+    network, statistics = load_supernet(entry)
+    files = {}
+    for name, architecture in architectures.items():
+        subnet = extract(network, architecture, statistics.lookup(architecture))
+        model = write_onnx(subnet.plan, fold(subnet), precision=precision)
+        path = folder / f"{name}.onnx"
+        path.write_bytes(model)
+        files[f"subnet:{name}"] = path, hashlib.sha256(model).hexdigest()
+    return files
 
 
 def _summary(rows: list[dict[str, float]], table: LatencyTable) -> dict[str, Any]:

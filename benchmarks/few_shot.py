@@ -39,7 +39,7 @@ from bespoke.latency_tables import (
     few_shot_table,
     read_table,
 )
-from bespoke.latency_tables.timing import LOW_QUANTILE
+from bespoke.latency_tables.learning import measured_ms
 from bespoke.supernet.agreement import spearman
 from bespoke.supernet.architecture import Architecture, SearchSpace, decode
 from bespoke.supernet.errors import Unavailable
@@ -81,28 +81,30 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     unseen = _random(space, HELD_OUT, set(chosen))
     with ChildBench(options.second_runtime, options.second_threads) as bench:
         profile = device_profile("this machine", bench, precision=options.second_precision)
-        low_ms = _measure_whole(bench, [*chosen, *unseen], space, options)
-    samples = [NetworkSample(a, low_ms[a.id]) for a in chosen]
-    rows = _judge(space, reference, samples, [NetworkSample(a, low_ms[a.id]) for a in unseen], profile)
+        seen_ms = _measure_whole(bench, [*chosen, *unseen], reference, space, options)
+    samples = [NetworkSample(a, seen_ms[a.id]) for a in chosen]
+    rows = _judge(space, reference, samples, [NetworkSample(a, seen_ms[a.id]) for a in unseen], profile)
     names = [f"{p.runtime} x{p.threads} {p.precision}" for p in (reference.profile, profile)]
     return rows | {"subnets": len(unseen), "profiles": names}
 
 
 def _measure_whole(
-    bench: ChildBench, architectures: Sequence[Architecture], space: SearchSpace, options: argparse.Namespace
+    bench: ChildBench,
+    architectures: Sequence[Architecture],
+    reference: LatencyTable,
+    space: SearchSpace,
+    options: argparse.Namespace,
 ) -> dict[str, float]:
-    """Low quantile of the quietest round of each network in ms, by its id."""
+    """Each network's latency in ms by its id, by the statistic that the reference prices by."""
     effort = EFFORTS[options.effort]
     entries = tuple(subnet_entry(a.to_json(), a.id) for a in architectures)
     plan = ProfilingPlan(entries, effort.rounds, options.effort, 0, effort.timing)
-    found: dict[str, float] = {}
-    for report in measure_plan(bench, plan, space, options.second_precision):
+    reports = list(measure_plan(bench, plan, space, options.second_precision))
+    for report in reports:
         if report.error:
             raise Unavailable(f"{report.entry_id}: {report.error}")
-        name = report.entry_id.removeprefix("subnet:")
-        low = float(np.quantile(report.samples_ms, LOW_QUANTILE))
-        found[name] = min(low, found.get(name, low))
-    return found
+    found = measured_ms(reference, plan, reports)
+    return {entry_id.removeprefix("subnet:"): ms for entry_id, ms in found.items()}
 
 
 def _invented(options: argparse.Namespace) -> dict[str, Any]:
