@@ -27,7 +27,7 @@ POLL_S = 0.05
 MOST_AHEAD = 16
 """Models that are made before anybody waits for them; of more, the oldest are made when they are fetched."""
 REMEMBERED = 4096
-CALM_S = 0.05
+CALM_S = 0.25
 """Without a new request for so long, models are made before anybody waits; else requests go first."""
 
 logger = logging.getLogger(__name__)
