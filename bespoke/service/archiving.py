@@ -60,8 +60,8 @@ def start_build(place: Workplace, engine: JobEngine, supernet: str, device_id: s
 
 
 def build_missing(place: Workplace, engine: JobEngine) -> None:
-    """Chore: have every archive built that can be and is not there."""
-    if not place.settings.archives:
+    """Chore: have every archive built that can be and is not there, but not while a device is measured."""
+    if not place.settings.archives or place.store.measuring():
         return
     for supernet, device_id in _all(place):
         if start_build(place, engine, supernet, device_id):
