@@ -28,7 +28,7 @@ from benchmarks.nsga2 import run
 from benchmarks.published import add_files, problem_of
 from bespoke.search import Constraint, Effort, Problem, search
 from bespoke.search.evaluator import Limits
-from bespoke.search.front import spread
+from bespoke.search.lineages import leaning
 from bespoke.supernet.architecture import Genomes
 
 EFFORTS = ((4, 1), (4, 4), (8, 6), (16, 8), (24, 14), (32, 20), (64, 28), (128, 40), (256, 60))
@@ -94,7 +94,7 @@ def _random(problem: Problem, count: int, seed: int) -> tuple[Curve, float]:
     began, drawn, best = time.process_time(), 0, -np.inf
     with threadpool_limits(1):
         while drawn < count:
-            genomes = spread(problem, 4096, rng)
+            genomes = leaning(problem.space, 4096, rng)
             genomes = genomes[limits.meets(genomes)][: count - drawn]
             top1 = np.maximum(np.maximum.accumulate(problem.predictor.top1(genomes)), best)
             way += list(zip(range(drawn + 1, drawn + 1 + len(top1)), top1.tolist(), strict=True))

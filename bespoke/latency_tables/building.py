@@ -104,7 +104,7 @@ def build_table(
         more, judged = _deal(judged, (MOST_FITTED_ON_NETWORKS - MOST_FITTED) / (1 - MOST_FITTED))
         table = _with_networks(table, [*fitted, *more])
     predicted = np.array([table.predict(subnet.plan) for subnet in judged])
-    seen = np.array([_value(subnet.stat, table.statistic) for subnet in judged])
+    seen = np.array([subnet.stat.by(table.statistic) for subnet in judged])
     card = quality_card(
         predicted,
         seen,
@@ -286,7 +286,7 @@ def _fit(
         _floats([sum(map(op_weights_mb, subnet.plan.ops)) for subnet in fitted]),
         _seen(fitted, statistic),
         _floats([len(subnet.plan.ops) for subnet in fitted]),
-        min(_value(stats[op.key], statistic) for subnet in fitted for op in subnet.plan.ops),
+        min(stats[op.key].by(statistic) for subnet in fitted for op in subnet.plan.ops),
     )
 
 
@@ -326,15 +326,11 @@ def _with_networks(table: LatencyTable, fitted: Sequence[_Subnet]) -> LatencyTab
 def _sums(
     stats: Mapping[OpKey, LatencyStat], subnets: Sequence[_Subnet], statistic: Statistic
 ) -> NDArray[np.float64]:
-    return _floats([sum(_value(stats[op.key], statistic) for op in subnet.plan.ops) for subnet in subnets])
+    return _floats([sum(stats[op.key].by(statistic) for op in subnet.plan.ops) for subnet in subnets])
 
 
 def _seen(subnets: Sequence[_Subnet], statistic: Statistic) -> NDArray[np.float64]:
-    return _floats([_value(subnet.stat, statistic) for subnet in subnets])
-
-
-def _value(stat: LatencyStat, statistic: Statistic) -> float:
-    return {"low": stat.low_ms, "median": stat.median_ms, "mean": stat.mean_ms}[statistic]
+    return _floats([subnet.stat.by(statistic) for subnet in subnets])
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ import numpy as np
 from bespoke.latency_tables.building import measured_networks
 from bespoke.latency_tables.profiling import ProfilingPlan, Report, entry_plan
 from bespoke.latency_tables.quality import Correction, quality_card
-from bespoke.latency_tables.table import LatencyStat, LatencyTable
+from bespoke.latency_tables.table import LatencyTable
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput
@@ -39,7 +39,7 @@ def measured_ms(table: LatencyTable, plan: ProfilingPlan, reports: Sequence[Repo
         MeasurementInvalid: A time is not finite, not positive or absurd.
     """
     stats = measured_networks(plan, reports)
-    return {entry_id: _value(table, stat) for entry_id, stat in stats.items()}
+    return {entry_id: stat.by(table.statistic) for entry_id, stat in stats.items()}
 
 
 def with_networks(
@@ -130,7 +130,3 @@ def _scaled(table: LatencyTable, factor: float) -> LatencyTable:
             ms_per_op=factor * old.ms_per_op,
         ),
     )
-
-
-def _value(table: LatencyTable, stat: LatencyStat) -> float:
-    return {"low": stat.low_ms, "median": stat.median_ms, "mean": stat.mean_ms}[table.statistic]

@@ -87,6 +87,10 @@ class LatencyStat:
     samples: int
     rejected: int
 
+    def by(self, statistic: Statistic) -> float:
+        """What it says by a statistic, in ms."""
+        return float(getattr(self, STATISTICS[statistic]))
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -283,7 +287,7 @@ class LatencyTable:
         stat = self.by_resolution.get(resolution or 0, {}).get(key) or self.stats.get(key)
         if stat is None:
             raise TableIncomplete([key], self.label)
-        return float(getattr(stat, STATISTICS[self.statistic]))
+        return stat.by(self.statistic)
 
 
 class TablePricer:
@@ -447,7 +451,7 @@ def _checked(table: LatencyTable) -> LatencyTable:
     fitted or scaled is smooth anyway, and may be far from its reference.
     """
     if table.source in ("ops", "published"):
-        ops_ms = {key: float(getattr(stat, STATISTICS[table.statistic])) for key, stat in table.stats.items()}
+        ops_ms = {key: stat.by(table.statistic) for key, stat in table.stats.items()}
         for key, expected_ms in odd_units(ops_ms).items():
             raise InvalidInput(
                 f"latency table, stats, {key}: got {ops_ms[key]:g} ms where ops of about as much work take "

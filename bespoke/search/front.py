@@ -23,12 +23,13 @@ from bespoke.search.blas import one_thread
 from bespoke.search.evaluator import Limits, Price, candidates, cheapest, feasible_ranges, prices
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.known import Known
+from bespoke.search.lineages import leaning
 from bespoke.search.linear import Linear, worth
 from bespoke.search.moves import pairs
 from bespoke.search.pareto import advance, nearest, non_dominated, select, thin
 from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem, latency_of
 from bespoke.search.slides import Slides
-from bespoke.supernet.architecture import Genomes, canonical, cardinalities
+from bespoke.supernet.architecture import Genomes, cardinalities
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import extremes, neighbours
 
@@ -42,9 +43,6 @@ _BREADTH = 2
 
 _STARTS = 2
 """Genomes drawn per member of the population, of all sizes."""
-
-_TILT = 1.7
-"""Spread of how far a start leans to small or large choices."""
 
 _START_PRICES = (1e-3, 1.0)
 """Top-1 per share of a limit, between which the first slides' prices are drawn."""
@@ -223,7 +221,7 @@ class _Ascent:
     def _started(self) -> NDArray[np.intp]:
         """The ends of every metric, genomes of all sizes, and where they slide to."""
         count = _STARTS * self.population
-        drawn = spread(self.problem, count, self.rng)
+        drawn = leaning(self.space, count, self.rng)
         ends = [cheapest(self.space, price) for price in self.priced if price is not None]
         together = np.concatenate([self.anchor[None], np.stack(ends), extremes(self.space), drawn])
         first = self._evaluated(together)
@@ -382,15 +380,6 @@ class _Ascent:
         return Front(
             self.metrics, members, len(self.known), self.linear.linearisations, effort.generations, seed
         )
-
-
-def spread(problem: Problem, count: int, rng: np.random.Generator) -> Genomes:
-    """Random genomes of all sizes: each leans to small or to large choices by its own amount, (count, G)."""
-    sizes = cardinalities(problem.space)
-    power = np.exp(-rng.normal(0, _TILT, (count, 1)))
-    place = rng.random((count, len(sizes))) ** power
-    place[:, -1] = rng.random(count)
-    return canonical(problem.space, np.minimum(place * sizes, sizes - 1).astype(np.int16))
 
 
 def _bounded(problem: Problem, metrics: Sequence[str]) -> Problem:

@@ -125,7 +125,7 @@ def _starts(
     space: SearchSpace, limits: Limits, seen: Seen, count: int, given: Genomes, rng: np.random.Generator
 ) -> Genomes:
     """Feasible genomes of all sizes and resolutions; the given ones and the better of each resolution."""
-    drawn = np.concatenate([given, _leaning(space, _STARTS * count, rng)])
+    drawn = np.concatenate([given, leaning(space, _STARTS * count, rng)])
     drawn = _unique(_repaired(space, limits, drawn, given[0], rng))
     order = np.argsort(-seen.top1_of(drawn), kind="stable")
     rank = np.zeros(len(drawn), np.intp)
@@ -136,8 +136,8 @@ def _starts(
     return drawn[chosen]
 
 
-def _leaning(space: SearchSpace, count: int, rng: np.random.Generator) -> Genomes:
-    """Random genomes, each leaning to small or to large choices by its own amount."""
+def leaning(space: SearchSpace, count: int, rng: np.random.Generator) -> Genomes:
+    """Random genomes of all sizes: each leans to small or to large choices by its own amount, (count, G)."""
     sizes = cardinalities(space)
     power = np.exp(-rng.normal(0, _TILT, (count, 1)))
     place = rng.random((count, len(sizes))) ** power

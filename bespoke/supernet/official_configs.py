@@ -7,12 +7,12 @@ release differ in names: ``mobile_inverted_conv`` for ``conv``, ``MBInvertedConv
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.json_files import read_object
 from bespoke.supernet.official_names import OLD_BLOCK
 from bespoke.supernet.ops import Op, make_divisible
 from bespoke.supernet.spaces import FixedNetwork
@@ -35,7 +35,7 @@ def read_config(path: Path, name: str, resolution: int) -> FixedNetwork:
     Raises:
         FileInvalid: The file is no such configuration, or asks for what our ops cannot do.
     """
-    config = _json(path)
+    config = read_object(path)
     known: Mapping[str, Callable[[_Reader], tuple[Op, ...]]] = {
         "MobileNetV3": _mobilenetv3,
         "ProxylessNASNets": _proxyless,
@@ -58,20 +58,10 @@ def read_image_size(path: Path) -> int:
     Raises:
         FileInvalid: The file is no such configuration.
     """
-    size = _json(path).get("image_size")
+    size = read_object(path).get("image_size")
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 2048:
         raise FileInvalid(path, f"image_size: got {size!r}, expected pixels from 8 to 2048")
     return size
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileInvalid(path, f"no readable JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise FileInvalid(path, f"got a JSON {type(data).__name__}, expected an object")
-    return data
 
 
 def _mobilenetv3(reader: _Reader) -> tuple[Op, ...]:

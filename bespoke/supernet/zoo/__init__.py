@@ -17,6 +17,7 @@ from typing import Any
 
 from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import FileInvalid, NotFound
+from bespoke.supernet.json_files import read_object
 from bespoke.supernet.spaces import space_from_json
 
 ROOT = Path(__file__).parent
@@ -76,9 +77,9 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         elif file in NEEDED:
             raise FileInvalid(path, f"missing; a supernet has {', '.join(NEEDED)}")
-    space = space_from_json(_read_json(folder / "space.json"))
+    space = space_from_json(read_object(folder / "space.json"))
     card_path = folder / "card.json"
-    card = _read_json(card_path) if card_path.is_file() else {}
+    card = read_object(card_path) if card_path.is_file() else {}
     return ZooEntry(name, folder, space, digest.hexdigest(), card)
 
 
@@ -105,13 +106,3 @@ def describe(entry: ZooEntry, architecture: Architecture, statistics: str) -> di
     if "classes" in entry.card:
         facts["class_names"] = entry.card["classes"]
     return {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in facts.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileInvalid(path, f"no readable JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise FileInvalid(path, f"got a JSON {type(data).__name__}, expected an object")
-    return data
