@@ -37,5 +37,5 @@ def improved_by(place: Workplace, search: Search, found: StoredSubnet) -> float 
     answer = place.archives.find(key_of(*now), posed)
     if answer is None:
         return None
-    points = round(POINTS * (min(1.0, answer[0].best.top1) - found.predicted["top1"]), DIGITS)
+    points = round(POINTS * (answer[0].best.top1 - found.predicted["top1"]), DIGITS)
     return points if points > 0 else None

@@ -193,12 +193,10 @@ def subnet_row(base: Ground, device: str | None, found: Candidate) -> Json:
 
 def _predicted(found: Candidate, bias: float) -> Json:
     whole = ("macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
-    # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
-    top1 = min(1.0, max(0.0, found.top1))
     return {
-        "top1": top1,
+        "top1": found.top1,
         "top1_interval": list(found.top1_interval),
-        "top1_corrected": max(0.0, top1 - bias) if bias else None,
+        "top1_corrected": max(0.0, found.top1 - bias) if bias else None,
         "latency_ms": found.metrics.get("latency_ms"),
         "latency_interval_ms": list(found.latency_interval_ms) if found.latency_interval_ms else None,
         "devices": {
