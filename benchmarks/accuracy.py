@@ -308,7 +308,7 @@ def _latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]
         for number in range(effort.rounds):
             for at in np.random.default_rng(number).permutation(len(files)):
                 name = list(files)[at]
-                samples_ms = bench.measure(*files[name], effort.timing).samples_ms
+                samples_ms = bench.measure(*files[name], effort.timing.of("subnet")).samples_ms
                 found[name] = min(found[name], float(np.quantile(samples_ms, 0.1)))
     return found
 

@@ -9,7 +9,8 @@ and measured whole, by the table's statistic, in rounds that are interleaved ove
 JSON: ``budgets``, ``over_interval`` (how many networks are over their budget by more than the interval that
 came with them), ``over_budget`` (by anything), ``worst_excess`` (of the measured latency over the budget,
 relative), ``inside_interval`` (share), ``mape`` (predicted against measured), ``interval`` (relative, 90%),
-``table_mape`` and ``repeat_mape`` (of the table's quality card), ``profile_s``, and ``networks`` with
+``table_mape`` and ``repeat_mape`` (of the table's quality card), ``pace`` (what a few ops take now, over what
+they took while the machine was profiled; median), ``profile_s``, and ``networks`` with
 ``budget_ms``, ``predicted_ms``, ``upper_ms`` and ``measured_ms`` of each.
 """
 
@@ -28,8 +29,17 @@ import numpy as np
 
 from benchmarks.latency_table import add_options, profile_here, subnet_entry
 from bespoke.agent import ChildBench
-from bespoke.latency_tables import EFFORTS, LatencyTable, ProfilingPlan, Report
+from bespoke.latency_tables import (
+    EFFORTS,
+    LatencyTable,
+    ProfilingEntry,
+    ProfilingPlan,
+    Report,
+    entry_onnx,
+    plan_profiling,
+)
 from bespoke.latency_tables.learning import measured_ms
+from bespoke.latency_tables.timing import LOW_QUANTILE
 from bespoke.predictors import read_predictor
 from bespoke.search import Candidate, Constraint, Problem, feasible_ranges, search
 from bespoke.supernet import zoo
@@ -67,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     low, high = feasible_ranges(entry.space, table.pricer(entry.space))["latency_ms"]
     budgets_ms = np.sort(np.random.default_rng(options.seed).uniform(low, high, options.budgets)).tolist()
     chosen = [_searched(entry, table, budget, options) for budget in budgets_ms]
-    measured_ms = _measured(entry, table, chosen, options)
+    measured_ms, pace = _measured(entry, table, chosen, options)
     rows = []
     for budget, best, seen in zip(budgets_ms, chosen, measured_ms, strict=True):
         assert best.latency_interval_ms is not None
@@ -80,7 +90,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "measured_ms": seen,
             }
         )
-    return _summary(rows, table) | {"profile_s": profile_s, "networks": rows}
+    return _summary(rows, table) | {"pace": pace, "profile_s": profile_s, "networks": rows}
 
 
 def _searched(
@@ -98,22 +108,30 @@ def _searched(
 
 def _measured(
     entry: zoo.ZooEntry, table: LatencyTable, chosen: list[Candidate], options: argparse.Namespace
-) -> list[float]:
-    """Latency of each network in ms, by the table's statistic."""
+) -> tuple[list[float], float]:
+    """Latency of each network in ms, by the table's statistic; and the pace of the machine's sentinels."""
     distinct = {one.architecture.id: one.architecture for one in chosen}
     effort = EFFORTS[options.effort]
-    entries = tuple(subnet_entry(a.to_json(), name) for name, a in distinct.items())
-    plan = ProfilingPlan(entries, effort.rounds, options.effort, options.seed, effort.timing)
+    sentinels = [e.key for e in plan_profiling(entry.space).entries if e.kind == "sentinel" and e.key]
+    networks = [subnet_entry(a.to_json(), name) for name, a in distinct.items()]
+    ops = [ProfilingEntry(key, "op", key=key) for key in sentinels]
+    plan = ProfilingPlan((*networks, *ops), effort.rounds, options.effort, options.seed, effort.timing)
     reports = []
     with tempfile.TemporaryDirectory() as folder, ChildBench(options.runtime, options.threads) as bench:
         files = _files(entry, distinct, Path(folder), options.precision)
+        for one in ops:
+            files[one.id] = _written(Path(folder), entry_onnx(one, entry.space, options.precision))
         for number in range(plan.rounds):
             for one in plan.order(number):
                 path, sha256 = files[one.id]
-                done = bench.measure(path, sha256, plan.timing)
+                done = bench.measure(path, sha256, plan.timing.of(one.kind))
                 reports.append(Report(one.id, number, done.samples_ms, done.cold_ms))
     found = measured_ms(table, plan, reports)
-    return [found[f"subnet:{one.architecture.id}"] for one in chosen]
+    pace = []
+    for key in sentinels:
+        lows = [np.quantile(r.samples_ms, LOW_QUANTILE) for r in reports if r.entry_id == key]
+        pace.append(float(min(lows)) / table.stats[key].low_ms)
+    return [found[f"subnet:{one.architecture.id}"] for one in chosen], float(np.median(pace))
 
 
 def _files(
@@ -124,11 +142,15 @@ def _files(
     files = {}
     for name, architecture in architectures.items():
         subnet = extract(network, architecture, statistics.lookup(architecture))
-        model = write_onnx(subnet.plan, fold(subnet), precision=precision)
-        path = folder / f"{name}.onnx"
-        path.write_bytes(model)
-        files[f"subnet:{name}"] = path, hashlib.sha256(model).hexdigest()
+        files[f"subnet:{name}"] = _written(folder, write_onnx(subnet.plan, fold(subnet), precision=precision))
     return files
+
+
+def _written(folder: Path, model: bytes) -> tuple[Path, str]:
+    sha256 = hashlib.sha256(model).hexdigest()
+    path = folder / f"{sha256}.onnx"
+    path.write_bytes(model)
+    return path, sha256
 
 
 def _summary(rows: list[dict[str, float]], table: LatencyTable) -> dict[str, Any]:

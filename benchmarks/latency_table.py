@@ -107,7 +107,7 @@ def measure_plan(
             for entry in plan.order(number):
                 path, sha256 = models[entry.id]
                 try:
-                    done = bench.measure(path, sha256, plan.timing)
+                    done = bench.measure(path, sha256, plan.timing.of(entry.kind))
                 except TaskFailed as error:
                     yield Report(entry.id, number, (), error=str(error))
                     continue

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,39 +31,39 @@ class ModelCache:
     folder: Path
     most_bytes: int = MOST_BYTES
 
-    def get(self, sha256: str, fetch: Callable[[str], bytes]) -> bytes:
-        """A file by its digest, fetched where it is missing or damaged.
+    def get(self, sha256: str, fetch: Callable[[str, Path], None]) -> Path:
+        """Where the file of a digest lies; it is fetched where it is missing or damaged.
 
         Args:
             sha256: The digest, in hex.
-            fetch: From a digest to the bytes.
+            fetch: Writes what belongs to a digest to a path.
 
         Raises:
             InvalidInput: The digest is none, or what was fetched does not match it.
         """
-        if not DIGEST.fullmatch(sha256):
-            raise InvalidInput(f"artifact digest: got {sha256!r}, expected 64 hexadecimal digits")
         path = self.path(sha256)
-        if path.exists():
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == sha256:
-                os.utime(path)
-                return content
-        content = fetch(sha256)
-        got = hashlib.sha256(content).hexdigest()
-        if got != sha256:
-            raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
-        self._make_room(len(content))
-        _write(path, content)
-        return content
+        if path.exists() and _digest(path) == sha256:
+            os.utime(path)
+            return path
+        with _replacing(path) as temporary:
+            fetch(sha256, temporary)
+            got = _digest(temporary)
+            if got != sha256:
+                raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
+            self._make_room(temporary.stat().st_size)
+        return path
 
     def path(self, sha256: str) -> Path:
-        """Where the file of a digest lies, once it was fetched."""
+        """Where the file of a digest lies, once it was fetched.
+
+        Raises:
+            InvalidInput: The digest is none.
+        """
+        if not DIGEST.fullmatch(sha256):
+            raise InvalidInput(f"artifact digest: got {sha256!r}, expected 64 hexadecimal digits")
         return self.folder / f"{sha256}.onnx"
 
     def _make_room(self, size: int) -> None:
-        if not self.folder.exists():
-            return
         files = sorted(self.folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
         used = sum(file.stat().st_size for file in files)
         for file in files:
@@ -104,9 +105,23 @@ class Spool:
         return self.folder / f"{lease_id}.json"
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

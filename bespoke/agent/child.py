@@ -62,7 +62,7 @@ def _open(set_up: dict[str, Any]) -> tuple[Runtime | None, dict[str, Any]]:
 
 def _measured(runtime: Runtime, request: dict[str, Any], cores: tuple[int, ...]) -> dict[str, Any]:
     try:
-        model = _read(Path(request["model"]), request["sha256"])
+        model = _checked(Path(request["model"]), request["sha256"])
         done = measure(lambda: runtime.load(model), Timing.from_json(request["timing"]))
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
@@ -70,11 +70,11 @@ def _measured(runtime: Runtime, request: dict[str, Any], cores: tuple[int, ...])
     return asdict(done) | {"frequency_mhz": now.frequency_mhz, "temperature_c": now.temperature_c}
 
 
-def _read(path: Path, sha256: str) -> bytes:
-    model = path.read_bytes()
-    if hashlib.sha256(model).hexdigest() != sha256:
-        raise InvalidInput(f"{path}: its sha256 is not {sha256}; it was changed since it was fetched")
-    return model
+def _checked(path: Path, sha256: str) -> Path:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise InvalidInput(f"{path}: its sha256 is not {sha256}; it was changed since it was fetched")
+    return path
 
 
 def _answer(answers: IO[str], answer: dict[str, Any]) -> None:

@@ -249,7 +249,7 @@ class _Agent:
         result: dict[str, Any] = {"entry_id": entry["entry_id"], "round": entry["round"]}
         result["started_at"] = datetime.now(UTC).isoformat()
         try:
-            result |= _fields(self._run(entry["sha256"], timing))
+            result |= _fields(self._run(entry["sha256"], timing.of(entry.get("kind", "op"))))
         except Exception as error:
             if isinstance(error, Unavailable) and self.stop():
                 return None
@@ -263,9 +263,8 @@ class _Agent:
         return result
 
     def _run(self, sha256: str, timing: Timing) -> Measurement:
-        cache = ModelCache(self.settings.cache / "models")
-        cache.get(sha256, self._fetch)
-        return self.bench.measure(cache.path(sha256), sha256, timing, self.stop)
+        model = ModelCache(self.settings.cache / "models").get(sha256, self._fetch)
+        return self.bench.measure(model, sha256, timing, self.stop)
 
     def _sentinel(self, campaign: str, entries: Sequence[Mapping[str, Any]]) -> _Sentinel:
         """The sentinel of a campaign, the same one for as long as this agent runs.
@@ -290,11 +289,10 @@ class _Agent:
             sentinel.last_ms, sentinel.at_s = None, math.inf
         return sentinel.last_ms
 
-    def _fetch(self, sha256: str) -> bytes:
-        content = self._persist(lambda: self.client.artifact(sha256))
-        if content is None:
+    def _fetch(self, sha256: str, path: Path) -> None:
+        self._persist(lambda: self.client.download_artifact(sha256, path))
+        if not path.exists():
             raise Unavailable("stopped while the service could not be reached")
-        return content
 
     def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> None:
         """Report until it is taken; what ``stop`` comes before stays on disk for the next run.

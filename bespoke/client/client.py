@@ -29,6 +29,7 @@ Json = dict[str, Any]
 
 RETRIED_STATUS = frozenset({502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+PIECE_BYTES = 2**16
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
@@ -291,6 +292,20 @@ class Client:
         _check_digest(hashlib.sha256(answer.content).hexdigest(), sha256, f"artifact {sha256}")
         return answer.content
 
+    def download_artifact(self, sha256: str, path: Path) -> None:
+        """Write a stored file, piece by piece: it is never whole in memory.
+
+        Args:
+            sha256: Its digest, in hex.
+            path: The file to write; nothing is left there unless it arrived whole.
+        """
+        address = f"/v1/artifacts/{_part(sha256)}"
+        with _replacing(path) as temporary:
+            self._tried("GET", address, lambda: self._stream_into(temporary, address))
+            with temporary.open("rb") as file:
+                got = hashlib.file_digest(file, "sha256").hexdigest()
+            _check_digest(got, sha256, f"artifact {sha256}")
+
     # Searches and subnets
 
     def search(
@@ -473,11 +488,31 @@ class Client:
         query: Mapping[str, str] | None = None,
         idempotent: bool = False,
     ) -> httpx.Response:
-        repeatable = idempotent or method == "GET"
+
+        def send() -> httpx.Response:
+            return self._http.request(method, path, json=body, params=query, headers=self._headers)
+
+        return self._tried(method, path, send, idempotent or method == "GET")
+
+    def _stream_into(self, file: Path, address: str) -> httpx.Response:
+        """Write an answer's content to a file, unless it is an error."""
+        with self._http.stream("GET", address, headers=self._headers) as answer:
+            if not answer.is_success:
+                answer.read()
+                return answer
+            with file.open("wb") as target:
+                for piece in answer.iter_bytes(PIECE_BYTES):
+                    target.write(piece)
+        return answer
+
+    def _tried(
+        self, method: str, path: str, send: Callable[[], httpx.Response], repeatable: bool = True
+    ) -> httpx.Response:
+        """Send until it succeeds, or as often as it may be."""
         for attempt in range(1, self._attempts + 1):
             last = attempt == self._attempts
             try:
-                answer = self._http.request(method, path, json=body, params=query, headers=self._headers)
+                answer = send()
             except httpx.TransportError as error:
                 never_left = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if last or not (repeatable or never_left):

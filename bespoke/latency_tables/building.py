@@ -1,7 +1,8 @@
 """The table out of what was measured.
 
-Other work on a device makes runs slower, never faster, so ops and whole validation subnets are
-priced by the same low quantile of their quietest round.
+Other work on a device makes runs slower, so ops and whole validation subnets are priced by the same
+low quantile of their quietest round; where a device is now and then faster than it usually is, by
+the same median.
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ def build_table(
        of the round in which that was lowest. A subnet is summarised in the same way.
     3. The validation subnets are dealt out by size: two fifths to fit the correction, the others
        to judge it.
-    4. The correction is fitted (``quality.fit_correction``) once for the low statistic and once
-       for the median, and the table prices by the one whose leave-one-out error is less. With few
-       rounds that is the low one, the steadier under load; with many it often is the median, since
-       a device that now and then runs faster than it usually does disturbs only the low one.
+    4. The table prices by the statistic that earlier and later rounds agree better about, over all
+       ops and subnets; what a device does at its quietest comes back an hour later, what it usually
+       does changes with its other work. A device that now and then runs faster than it usually
+       does disturbs the low statistic more, and is priced by the median. Then the correction is
+       fitted (``quality.fit_correction``).
     5. The additivity audit (``audit.AdditivityAudit``) compares sums with the fitted subnets.
        Where sums fail, more subnets are fitted on, and a model of whole networks prices if it is
        clearly better.
@@ -99,7 +101,9 @@ def build_table(
         raise InvalidInput(f"no validation subnet was measured ({failed}); expected at least one")
     _check_units(stats, subnets)
     fitted, judged = _deal(subnets, MOST_FITTED)
-    table = _audited(_corrected(table, fitted), fitted, measured.repeat_mape)
+    table = replace(table, statistic=measured.steadier())
+    correction, error = _fit(stats, fitted, table.statistic)
+    table = _audited(replace(table, correction=correction), error, fitted, measured.repeat_mape)
     if table.audit and not table.audit.sums_hold:
         more, judged = _deal(judged, (MOST_FITTED_ON_NETWORKS - MOST_FITTED) / (1 - MOST_FITTED))
         table = _with_networks(table, [*fitted, *more])
@@ -190,9 +194,10 @@ class _Measured:
         """An entry's samples in brief."""
         rounds = self.kept[entry_id]
         pooled = np.concatenate(list(rounds.values()))
+        summary = _summary(list(rounds.values()))
         return LatencyStat(
-            median_ms=_median(np.array([_median(samples) for samples in rounds.values()])),
-            low_ms=min(_low(samples) for samples in rounds.values()),
+            median_ms=summary["median"],
+            low_ms=summary["low"],
             mean_ms=float(pooled.mean()),
             samples=len(pooled),
             rejected=self.rejected[entry_id],
@@ -208,6 +213,17 @@ class _Measured:
         entries = [e for e in self.plan.entries if e.kind == "subnet" and e.id in self.kept]
         found = [_Subnet(entry_plan(entry, space), self.stat(entry.id)) for entry in entries]
         return sorted(found, key=lambda subnet: subnet.stat.median_ms)
+
+    def steadier(self) -> Statistic:
+        """The statistic that earlier and later rounds agree better about: ``low``, or ``median``."""
+        halves: dict[Statistic, list[float]] = {"low": [], "median": []}
+        for rounds in self.kept.values():
+            each = list(rounds.values())
+            if len(each) > 1:
+                early, late = (_summary(half) for half in (each[: len(each) // 2], each[len(each) // 2 :]))
+                for statistic, ratios in halves.items():
+                    ratios.append(abs(math.log(early[statistic] / late[statistic])))
+        return "median" if np.sum(halves["median"]) < np.sum(halves["low"]) else "low"
 
     def repeat_mape(self, statistic: Statistic) -> float:
         """Mean distance of a subnet's rounds from their mean, relative to it."""
@@ -234,6 +250,14 @@ def _slowest_kept(samples: Floats) -> float:
     median = float(np.median(samples))
     deviation = SIGMA_PER_MAD * float(np.median(np.abs(samples - median)))
     return median + OUTLIER_MADS * max(deviation, 0.01 * median)
+
+
+def _summary(rounds: Sequence[Floats]) -> dict[Statistic, float]:
+    """What some rounds of an entry say: rule 2 of ``build_table``."""
+    return {
+        "low": min(map(_low, rounds)),
+        "median": _median(np.array([_median(samples) for samples in rounds])),
+    }
 
 
 def _low(samples: Floats) -> float:
@@ -269,15 +293,6 @@ def _deal(subnets: Sequence[_Subnet], share: float) -> tuple[list[_Subnet], list
     )
 
 
-def _corrected(table: LatencyTable, fitted: Sequence[_Subnet]) -> tuple[LatencyTable, float]:
-    """The table with its statistic and correction (rule 4), and their leave-one-out error."""
-    low, low_error = _fit(table.stats, fitted, "low")
-    median, median_error = _fit(table.stats, fitted, "median")
-    if median_error < low_error:
-        return replace(table, statistic="median", correction=median), median_error
-    return replace(table, statistic="low", correction=low), low_error
-
-
 def _fit(
     stats: Mapping[OpKey, LatencyStat], fitted: Sequence[_Subnet], statistic: Statistic
 ) -> tuple[Correction, float]:
@@ -291,12 +306,12 @@ def _fit(
 
 
 def _audited(
-    corrected: tuple[LatencyTable, float],
+    table: LatencyTable,
+    error: float,
     fitted: Sequence[_Subnet],
     repeat_mape: Callable[[Statistic], float],
 ) -> LatencyTable:
     """The table with its audit; without one where a lone subnet tells nothing."""
-    table, error = corrected
     if not math.isfinite(error):
         return table
     ratios = _seen(fitted, table.statistic) / _sums(table.stats, fitted, table.statistic)

@@ -47,9 +47,9 @@ class ProfilingEffort:
 
 
 EFFORTS: Mapping[str, ProfilingEffort] = {
-    "quick": ProfilingEffort(4, 20, Timing(warm_up_ms=4, min_ms=12, min_runs=8)),
-    "standard": ProfilingEffort(12, 30, Timing(warm_up_ms=8, min_ms=25, min_runs=8)),
-    "thorough": ProfilingEffort(24, 60, Timing(warm_up_ms=10, min_ms=30, min_runs=10)),
+    "quick": ProfilingEffort(4, 20, Timing(warm_up_ms=4, min_ms=12, min_runs=8, network_ms=80)),
+    "standard": ProfilingEffort(12, 30, Timing(warm_up_ms=8, min_ms=25, min_runs=8, network_ms=200)),
+    "thorough": ProfilingEffort(24, 60, Timing(warm_up_ms=10, min_ms=30, min_runs=10, network_ms=300)),
 }
 """Disturbances last longer than a measurement, so many short rounds see more of a device than a few
 long ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bespoke.supernet.errors import InvalidInput
@@ -27,6 +27,8 @@ class Timing:
             runs agree (at most ten times as long).
         min_ms: Keep samples for at least this long, and
         min_runs: for at least this many runs.
+        network_ms: The same as ``min_ms`` for whole networks, if that is longer: what other work does
+            to a network comes and goes more slowly than the network runs.
         max_samples: Where more samples than this would come, a sample is the mean of several runs.
         min_sample_ms: A sample lasts at least this long, so that the clock does not matter; ops
             shorter than this are timed several runs at once.
@@ -37,9 +39,10 @@ class Timing:
     min_runs: int = 20
     max_samples: int = 100
     min_sample_ms: float = 0.05
+    network_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("warm_up_ms", "min_ms", "min_sample_ms"):
+        for name in ("warm_up_ms", "min_ms", "min_sample_ms", "network_ms"):
             self._expect(name, 0, LONGEST_MS)
         for name in ("min_runs", "max_samples"):
             self._expect(name, 1, MOST_RUNS)
@@ -48,6 +51,10 @@ class Timing:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise InvalidInput(f"timing field {name!r}: got {value!r}, expected {least:g} to {most:g}")
+
+    def of(self, kind: str) -> Timing:
+        """The stop rules of an entry by its kind: those of a ``subnet`` keep samples longer."""
+        return replace(self, min_ms=max(self.min_ms, self.network_ms)) if kind == "subnet" else self
 
     def to_json(self) -> dict[str, Any]:
         """What ``from_json`` reads back."""

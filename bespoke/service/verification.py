@@ -45,8 +45,8 @@ from bespoke.supernet.zoo import ZooEntry
 
 __all__ = ["data_folder", "require", "start", "verify_search"]
 
-ROUNDS, REPEATS = 3, 3
-"""Rounds of searching and measuring at most, and how often each network is measured in one."""
+ROUNDS = 3
+"""Rounds of searching and measuring at most."""
 
 CANDIDATES, ALTERNATIVES = 5, 2
 """Networks that are measured at a time, and how many of them are alternatives of the best one."""
@@ -242,7 +242,8 @@ def _plan(place: Workplace, table: StoredTable, chosen: Json, number: int) -> Pr
         for one in chosen["candidates"]
     ]
     effort = made.effort if made else DEFAULT_EFFORT
-    return ProfilingPlan((*networks, *sentinels), REPEATS, effort, number, EFFORTS[effort].timing)
+    rounds, timing = EFFORTS[effort].rounds, EFFORTS[effort].timing
+    return ProfilingPlan((*networks, *sentinels), rounds, effort, number, timing)
 
 
 def _campaign_plan(place: Workplace, table: StoredTable) -> ProfilingPlan | None:

@@ -262,17 +262,21 @@ def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None
     contents = [bytes([i]) * 100 for i in range(3)]
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     by_digest = dict(zip(digests, contents, strict=True))
+
+    def fetch(digest: str, path: Path) -> None:
+        path.write_bytes(by_digest[digest])
+
     for age, digest in enumerate(digests[:2]):
-        cache.get(digest, by_digest.__getitem__)
+        assert cache.get(digest, fetch).read_bytes() == by_digest[digest]
         os.utime(tmp_path / f"{digest}.onnx", (age, age))
-    cache.get(digests[2], by_digest.__getitem__)
+    cache.get(digests[2], fetch)
     assert sorted(file.stem for file in tmp_path.glob("*.onnx")) == sorted(digests[1:])
 
 
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "", "abc"])
 def test_a_digest_cannot_name_another_file(tmp_path: Path, digest: str) -> None:
     with pytest.raises(InvalidInput, match="64 hexadecimal"):
-        ModelCache(tmp_path).get(digest, lambda _: b"")
+        ModelCache(tmp_path).get(digest, lambda _, path: path.write_bytes(b""))
 
 
 def test_a_lease_id_cannot_name_another_file(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_an_artifact_with_other_bytes_is_refused() -> None:
         client(lambda _: httpx.Response(200, content=b"wrong")).artifact(digest)
 
 
+def test_an_artifact_arrives_as_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    content, path = b"right" * 100_000, tmp_path / "new" / "file"
+    answers = [httpx.Response(503), httpx.Response(200, content=content)]
+    client(lambda _: answers.pop(0)).download_artifact(hashlib.sha256(content).hexdigest(), path)
+    assert path.read_bytes() == content
+    for answer in (httpx.Response(200, content=b"wrong"), httpx.Response(404, json={"title": "Not found"})):
+        with pytest.raises((Unavailable, ApiError), match=r"sha256|Not found"):
+            client(lambda _, answer=answer: answer).download_artifact("ab" * 32, tmp_path / "none")
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
+
+
 def test_a_model_is_checked_against_its_etag(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"onnx").hexdigest()
     asked: list[str] = []

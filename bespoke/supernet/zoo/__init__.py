@@ -1,5 +1,7 @@
 """Pre-trained supernets, bundled or in a folder of yours: one folder each. No torch here.
 
+The bundled ones are a distribution of their own, ``bespoke-zoo``: a device's agent needs none.
+
 space.json              what the network can be
 weights.safetensors     shared weights, half precision
 statistics.safetensors  BN statistics table; imported supernets have none before they are calibrated
@@ -12,15 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.architecture import Architecture, SearchSpace
-from bespoke.supernet.errors import FileInvalid, NotFound
+from bespoke.supernet.errors import FileInvalid, NotFound, Unavailable
 from bespoke.supernet.json_files import read_object
 from bespoke.supernet.spaces import space_from_json
 
-ROOT = Path(__file__).parent
+BUNDLED = find_spec("bespoke_zoo")
+ROOT = Path(BUNDLED.origin).parent if BUNDLED and BUNDLED.origin else Path(__file__).parent
+"""The zoo of ``bespoke-zoo``; an empty one where that is not installed."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the pixels in [0, 1], per channel: ImageNet's, with which every supernet is trained."""
 NEEDED = ("space.json", "weights.safetensors")
@@ -65,8 +70,14 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
 
     Raises:
         NotFound: There is no such supernet.
+        Unavailable: Bundled ones are asked for, and bespoke-zoo is not installed.
         FileInvalid: A file of it is missing or is no JSON.
     """
+    if root == ROOT and not BUNDLED:
+        raise Unavailable(
+            f"supernet {name!r}: none is bundled here. Install bespoke-zoo (pip install ./zoo, in the "
+            "project's folder), or name a zoo folder of yours"
+        )
     if name not in names(root):
         raise NotFound("supernet", name, names(root))
     folder = root / name

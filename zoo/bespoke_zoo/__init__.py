@@ -1,0 +1,1 @@
+"""Pre-trained supernets, one folder each; ``bespoke.supernet.zoo`` reads them."""
