@@ -43,10 +43,9 @@ from benchmarks.baselines import (
 from benchmarks.latency_table import profile_here
 from benchmarks.plain_training import optimiser_of, plain_step, train_module
 from bespoke.agent import ChildBench
-from bespoke.cli.weights import HELD_OUT
-from bespoke.latency_tables import EFFORTS, LatencyTable
+from bespoke.latency_tables import EFFORTS, LatencyTable, plan_profiling
 from bespoke.predictors import read_predictor
-from bespoke.predictors.card import measure_accuracy
+from bespoke.predictors.card import hold_out, measure_accuracy
 from bespoke.search import Constraint, Problem, feasible_ranges, search
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture, SearchSpace
@@ -277,7 +276,8 @@ def _within_budgets(setup: Setup) -> list[tuple[float, Architecture]]:
     path = setup.run / "table.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = profile_here(setup.space, setup.options, EFFORTS[setup.options.effort].subnets)
+        plan = plan_profiling(setup.space, effort=setup.options.effort)
+        table = profile_here(setup.space, setup.options, plan)
         path.with_suffix(".partial").write_text(json.dumps(table.to_json()))
         path.with_suffix(".partial").replace(path)
     pricer = LatencyTable.from_json(json.loads(path.read_text())).pricer(setup.space)
@@ -422,7 +422,7 @@ def main() -> None:
         splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
     entry = zoo.entry(options.supernet, options.zoo)
     # Without the images that the supernet was not trained on either.
-    training, _ = splits[0].split(min(HELD_OUT, len(splits[0]) // 5))
+    training, _ = hold_out(splits[0], seed=0)
     setup = Setup(options, entry, training, LabelledImages(splits[1]))
     found = {f"item_{item}": ITEMS[item](setup) for item in options.items}
     print(json.dumps(found) if options.json else json.dumps(found, indent=2))

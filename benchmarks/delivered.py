@@ -22,6 +22,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from bespoke.latency_tables import (
 from bespoke.latency_tables.learning import measured_ms
 from bespoke.latency_tables.timing import LOW_QUANTILE
 from bespoke.predictors import read_predictor
-from bespoke.search import Candidate, Constraint, Problem, feasible_ranges, search
+from bespoke.search import Candidate, Constraint, Problem, feasible_ranges, search, table_plan
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.onnx import write_onnx
@@ -72,11 +73,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Profile, search and measure."""
     entry = zoo.entry(options.supernet)
     began = time.perf_counter()
-    table = profile_here(entry.space, options, EFFORTS[options.effort].subnets)
+    predictor = read_predictor(entry.folder / "predictor.json", entry.space)
+    table = profile_here(entry.space, options, table_plan(entry.space, predictor, options.effort))
     profile_s = time.perf_counter() - began
     low, high = feasible_ranges(entry.space, table.pricer(entry.space))["latency_ms"]
     budgets_ms = np.sort(np.random.default_rng(options.seed).uniform(low, high, options.budgets)).tolist()
-    chosen = [_searched(entry, table, budget, options) for budget in budgets_ms]
+    problem = Problem(entry.space, predictor, latency=table.pricer(entry.space), seed=options.seed)
+    chosen = [_searched(problem, budget, options.confidence) for budget in budgets_ms]
     measured_ms, pace = _measured(entry, table, chosen, options)
     rows = []
     for budget, best, seen in zip(budgets_ms, chosen, measured_ms, strict=True):
@@ -93,17 +96,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return _summary(rows, table) | {"pace": pace, "profile_s": profile_s, "networks": rows}
 
 
-def _searched(
-    entry: zoo.ZooEntry, table: LatencyTable, budget_ms: float, options: argparse.Namespace
-) -> Candidate:
-    problem = Problem(
-        entry.space,
-        read_predictor(entry.folder / "predictor.json", entry.space),
-        (Constraint("latency_ms", budget_ms, options.confidence),),
-        table.pricer(entry.space),
-        options.seed,
-    )
-    return search(problem).best
+def _searched(problem: Problem, budget_ms: float, confidence: float | None) -> Candidate:
+    limit = Constraint("latency_ms", budget_ms, confidence)
+    return search(replace(problem, constraints=(limit,))).best
 
 
 def _measured(

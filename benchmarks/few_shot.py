@@ -37,6 +37,7 @@ from bespoke.latency_tables import (
     choose_networks,
     covered_space,
     few_shot_table,
+    plan_profiling,
     read_table,
 )
 from bespoke.latency_tables.learning import measured_ms
@@ -76,7 +77,7 @@ def main() -> None:
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """Two profiles of this machine."""
     space = space_of(options)
-    reference = profile_here(space, options, EFFORTS[options.effort].subnets)
+    reference = profile_here(space, options, plan_profiling(space, effort=options.effort))
     chosen = choose_networks(space, [reference], max(COUNTS))
     unseen = _random(space, HELD_OUT, set(chosen))
     with ChildBench(options.second_runtime, options.second_threads) as bench:

@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     space = space_of(options)
     began = time.perf_counter()
-    table = profile_here(space, options, options.subnets)
+    table = profile_here(space, options, plan_with(space, options.effort, options.subnets))
     result = summary(table) | {"profile_s": time.perf_counter() - began}
     if options.json:
         print(json.dumps(result))
@@ -74,12 +74,16 @@ def space_of(options: argparse.Namespace) -> SearchSpace:
     return make_space(options.space, tuple(options.resolutions), 1000)
 
 
-def profile_here(space: SearchSpace, options: argparse.Namespace, subnets: int) -> LatencyTable:
-    """Measure a space's ops and some of its subnets on this machine, and fit a table."""
-    plan = plan_profiling(space, effort=options.effort)
-    kept = tuple(entry for entry in plan.entries if entry.kind != "subnet")
-    chosen = stratified(space, subnets, seed=1)
-    plan = replace(plan, entries=(*kept, *(subnet_entry(a.to_json(), a.id) for a in chosen)))
+def plan_with(space: SearchSpace, effort: str, subnets: int) -> ProfilingPlan:
+    """What a campaign measures, with so many random subnets in place of its own."""
+    plan = plan_profiling(space, effort=effort)
+    kept = [entry for entry in plan.entries if entry.kind != "subnet"]
+    chosen = [subnet_entry(a.to_json(), a.id) for a in stratified(space, subnets, seed=1)]
+    return replace(plan, entries=(*kept, *chosen))
+
+
+def profile_here(space: SearchSpace, options: argparse.Namespace, plan: ProfilingPlan) -> LatencyTable:
+    """Measure a plan's entries on this machine, and fit a table."""
     with ChildBench(options.runtime, options.threads) as bench:
         profile = device_profile("this machine", bench, precision=options.precision)
         reports = list(measure_plan(bench, plan, space, options.precision))

@@ -153,7 +153,11 @@ class Report:
 
 
 def plan_profiling(
-    space: SearchSpace, known: Iterable[OpKey] = (), effort: str = "quick", seed: int = 0
+    space: SearchSpace,
+    known: Iterable[OpKey] = (),
+    effort: str = "quick",
+    seed: int = 0,
+    networks: Sequence[Architecture] = (),
 ) -> ProfilingPlan:
     """Decide what to measure so that a table covers a space.
 
@@ -162,6 +166,8 @@ def plan_profiling(
         known: Ops that a table of the same device profile has already.
         effort: Name in ``EFFORTS``.
         seed: One seed, one plan.
+        networks: Such as the table shall be trusted for, e.g. what searches find: up to half of the
+            validation subnets are of these, the others random.
 
     Raises:
         InvalidInput: There is no such effort.
@@ -171,8 +177,9 @@ def plan_profiling(
     wanted, have = EFFORTS[effort], set(known)
     ops = {op.key: op for slot in space.slots for op in slot.ops if op is not None}
     entries = [ProfilingEntry(key, "op", key=key) for key in ops if key not in have]
-    for architecture in stratified(space, wanted.subnets, seed):
-        entries.append(_subnet_entry(architecture, "subnet"))
+    drawn = stratified(space, wanted.subnets, seed)
+    subnets = list(dict.fromkeys([*networks[: wanted.subnets // 2], *drawn]))[: len(drawn)]
+    entries += [_subnet_entry(architecture, "subnet") for architecture in subnets]
     entries += _sentinels(space, ops)
     return ProfilingPlan(tuple(entries), wanted.rounds, effort, seed, wanted.timing)
 

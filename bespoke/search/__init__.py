@@ -5,6 +5,7 @@ from bespoke.search.evolution import search
 from bespoke.search.fleet import FleetMember, FleetResult, fleet
 from bespoke.search.front import Front, pareto_front
 from bespoke.search.pareto import hypervolume, non_dominated
+from bespoke.search.probes import probes, table_plan
 from bespoke.search.problem import (
     METRICS,
     Candidate,
@@ -32,6 +33,8 @@ __all__ = [
     "hypervolume",
     "non_dominated",
     "pareto_front",
+    "probes",
     "restrict",
     "search",
+    "table_plan",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bespoke.latency_tables import ProfilingPlan, plan_profiling
+from bespoke.latency_tables import ProfilingPlan
+from bespoke.predictors.accuracy import AccuracyPredictor
+from bespoke.search.probes import table_plan
 from bespoke.service.checking import check_plan, judge
 from bespoke.service.children import Child
 from bespoke.service.engines.protocol import Json, Run, Workflows
@@ -14,10 +16,9 @@ from bespoke.service.orm import Campaign, StoredTable
 from bespoke.service.store import EntryModel
 from bespoke.service.verification import verify_search
 from bespoke.service.workplace import Workplace
+from bespoke.supernet.errors import Unavailable
 
 __all__ = ["workflows"]
-
-PLAN_SEED = 0
 
 
 def workflows(place: Workplace, models: ModelMaker) -> Workflows:
@@ -94,12 +95,19 @@ def _plan(place: Workplace, campaign_id: str) -> Json:
         made = place.store.campaign(base.campaign_id or "").plan or {}
         plan = check_plan(ProfilingPlan.from_json(made))
     else:
-        space = place.catalogue.entry(campaign.supernet).space
         base = _base(place, campaign)
         known = place.catalogue.read(base).stats if base else ()
-        plan = plan_profiling(space, known=known, effort=campaign.effort, seed=PLAN_SEED)
+        space = place.catalogue.entry(campaign.supernet).space
+        plan = table_plan(space, _predictor(place, campaign.supernet), campaign.effort, known)
     place.store.set_plan(campaign_id, plan.to_json(), base.id if base else None)
     return {"entries": len(plan.entries)}
+
+
+def _predictor(place: Workplace, supernet: str) -> AccuracyPredictor | None:
+    try:
+        return place.catalogue.predictor(supernet)
+    except Unavailable:
+        return None
 
 
 def _base(place: Workplace, campaign: Campaign) -> StoredTable | None:

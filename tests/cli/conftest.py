@@ -21,6 +21,7 @@ class Live:
 
     service: LocalService
     key: str
+    zoo: Path
     space: SearchSpace
 
     @property
@@ -39,5 +40,5 @@ def live(tmp_path_factory: pytest.TempPathFactory, random_zoo: Path) -> Iterator
     var = tmp_path_factory.mktemp("live")
     with local_service(var, {"BESPOKE_ZOO": str(random_zoo), "BESPOKE_ARCHIVES": "false"}) as service:
         key = service.key(["search", "device:admin", "agent"], "tests")
-        yield Live(service, key, zoo.entry("tiny", random_zoo).space)
+        yield Live(service, key, random_zoo, zoo.entry("tiny", random_zoo).space)
     shutil.rmtree(var)

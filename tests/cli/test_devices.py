@@ -124,7 +124,7 @@ def test_a_device_is_profiled_and_later_found_to_have_drifted(live: Live) -> Non
     device = live.client.create_device("measured", profile_of().to_json())["id"]
 
     def measure(slower: float) -> threading.Thread:
-        agent = SimulatedAgent(Client(live.service.url, live.key), device, live.space, slower=slower)
+        agent = SimulatedAgent(Client(live.service.url, live.key), device, live.zoo, slower=slower)
 
         def work() -> None:
             while agent.report(agent.lease())["campaign_state"] == "measuring":

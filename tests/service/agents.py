@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bespoke.client import Client
-from bespoke.latency_tables import ProfilingEntry, plan_profiling
-from bespoke.service.workflows import PLAN_SEED
-from bespoke.supernet.architecture import SearchSpace, read_architecture
+from bespoke.latency_tables import ProfilingEntry
+from bespoke.predictors import read_predictor
+from bespoke.search import table_plan
+from bespoke.supernet import zoo
+from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.cost import op_macs
 from bespoke.supernet.ops import Op, parse_key
 
@@ -34,22 +37,23 @@ def op_ms(op: Op) -> float:
 
 
 class SimulatedAgent:
-    """Measures by arithmetic, with a little noise; it knows the plan, so it need not run the files."""
+    """Measures for ``tiny`` by arithmetic, with a little noise; it knows the plan, so it runs no files."""
 
     def __init__(
         self,
         client: Client,
         device_id: str,
-        space: SearchSpace,
+        zoo_folder: Path,
         effort: str = "quick",
         *,
         name: str = "simulated",
         slower: float = 1.0,
     ) -> None:
-        self.client, self.device_id, self.space = client, device_id, space
+        tiny = zoo.entry("tiny", zoo_folder)
+        self.client, self.device_id, self.space = client, device_id, tiny.space
         self.name, self.slower = name, slower
         self.rng = np.random.default_rng(0)
-        plan = plan_profiling(space, effort=effort, seed=PLAN_SEED)
+        plan = table_plan(tiny.space, read_predictor(tiny.folder / "predictor.json", tiny.space), effort)
         self.true_ms = {entry.id: self._true_ms(entry) for entry in plan.entries}
 
     def _true_ms(self, entry: ProfilingEntry) -> float:

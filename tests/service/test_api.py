@@ -54,7 +54,7 @@ def device(api: Api) -> dict[str, Any]:
     """A device that was profiled by a simulated agent."""
     enrolled = api.client.create_device("simulated", PROFILE)
     campaign = api.client.create_campaign(enrolled["id"], "tiny", "quick")
-    agent = SimulatedAgent(api.client, enrolled["id"], zoo.entry("tiny", api.zoo).space)
+    agent = SimulatedAgent(api.client, enrolled["id"], api.zoo)
     first = agent.lease(entries=8)
     assert {"warm_up_ms", "min_ms", "min_runs"} <= set(first["measure"])
     assert len(first["entries"]) == 8
@@ -223,7 +223,7 @@ def test_a_cancelled_campaign_ends_its_job_and_its_leases(api: Api) -> None:
         409,
         "conflict",
     )
-    agent = SimulatedAgent(api.client, board["id"], zoo.entry("tiny", api.zoo).space)
+    agent = SimulatedAgent(api.client, board["id"], api.zoo)
     lease = agent.lease(entries=4)
     assert api.client.cancel_campaign(board["id"], campaign["id"])["state"] == "cancelled"
     with pytest.raises(ApiError) as lost:

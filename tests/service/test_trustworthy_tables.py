@@ -60,7 +60,7 @@ def board(api: Api, space: SearchSpace) -> dict[str, Any]:
     device = api.client.create_device("board", PROFILE)
     campaign = api.client.create_campaign(device["id"], "tiny", "quick")
     one, two, slow = (
-        SimulatedAgent(api.client, device["id"], space, name=name, slower=2.0 if name == "slow" else 1.0)
+        SimulatedAgent(api.client, device["id"], api.zoo, name=name, slower=2.0 if name == "slow" else 1.0)
         for name in ("one", "two", "slow")
     )
     first, second = one.lease(entries=20), two.lease(entries=20)
@@ -123,7 +123,7 @@ def test_a_second_campaign_measures_no_op_that_is_known(
     api, running = service
     before = api.client.latency_table(board["id"], "tiny")
     again = api.client.create_campaign(board["id"], "tiny", "quick")
-    agent = SimulatedAgent(api.client, board["id"], space)
+    agent = SimulatedAgent(api.client, board["id"], api.zoo)
     lease = agent.lease()
     assert {entry["kind"] for entry in lease["entries"]} <= {"subnet", "sentinel"}
     agent.report(lease)
@@ -156,7 +156,7 @@ def test_a_report_that_cannot_be_true_names_entry_and_value(
     api: Api, space: SearchSpace, measuring: tuple[str, str], samples: str, field: str, got: str
 ) -> None:
     device_id, campaign_id = measuring
-    agent = SimulatedAgent(api.client, device_id, space, name=f"agent that says {samples}")
+    agent = SimulatedAgent(api.client, device_id, api.zoo, name=f"agent that says {samples}")
     lease = agent.lease(entries=2)
     good, bad = (agent.measure(entry) for entry in lease["entries"])
     text = json.dumps({"results": [good, bad | {"samples_ms": "SAMPLES"}]}).replace('"SAMPLES"', samples)
@@ -181,7 +181,7 @@ def test_a_cancelled_campaign_loses_its_models_and_is_resumed_where_it_was(
     api, running = service
     device = api.client.create_device("resumed", PROFILE)
     campaign = api.client.create_campaign(device["id"], "tiny", "quick")
-    agent = SimulatedAgent(api.client, device["id"], space)
+    agent = SimulatedAgent(api.client, device["id"], api.zoo)
     lease = agent.lease(entries=50)
     agent.report(lease)
     waiting = agent.lease(entries=1)["entries"][0]
@@ -210,7 +210,7 @@ def test_a_cancelled_campaign_loses_its_models_and_is_resumed_where_it_was(
 def check(api: Api, device_id: str, space: SearchSpace, slower: float) -> dict[str, Any]:
     started = api.client.create_check(device_id, "tiny")
     assert started["purpose"] == "check"
-    agent = SimulatedAgent(api.client, device_id, space, slower=slower)
+    agent = SimulatedAgent(api.client, device_id, api.zoo, slower=slower)
     done: dict[str, Any] = agent.finish(started["id"])
     assert done["state"] == "succeeded", done
     return done

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from bespoke.cli.local import BESPOKE, local_service
 from bespoke.client import Client
-from bespoke.latency_tables import DeviceProfile
+from bespoke.latency_tables import EFFORTS, DeviceProfile
 from bespoke.service import verification
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
@@ -141,7 +141,8 @@ def test_a_winner_that_keeps_its_limit_is_measured_once(api: Api, space: SearchS
     assert low <= winner["measured_ms"] <= high
     campaign = api.client.campaign(device, only["campaign_id"])
     assert (campaign["purpose"], campaign["state"]) == ("verify", "succeeded")
-    assert campaign["progress"]["total"] == 3 * len(only["candidates"])
+    rounds = EFFORTS[verification.DEFAULT_EFFORT].rounds
+    assert campaign["progress"]["total"] == rounds * len(only["candidates"])
     problem_of(
         api.request("POST", f"/v1/devices/{device}/campaigns/{campaign['id']}/resume"), 409, "conflict"
     )
