@@ -4,7 +4,8 @@
 
 This machine is profiled as a campaign profiles it. Budgets are drawn over the feasible range; each is
 searched with the supernet's own predictor, and what comes is cut out of the supernet, written as ONNX,
-and measured whole, by the table's statistic, in rounds that are interleaved over all networks.
+and measured whole, by the table's statistic, in rounds that are interleaved over all networks and spread
+over as long as the profile took: a machine has quiet and busy minutes, and both see as many of them.
 
 JSON: ``budgets``, ``over_interval`` (how many networks are over their budget by more than the interval that
 came with them), ``over_budget`` (by anything), ``worst_excess`` (of the measured latency over the budget,
@@ -18,10 +19,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latency_table import add_options, profile_here, subnet_entry
+from benchmarks.programs import run
 from bespoke.agent import ChildBench
 from bespoke.latency_tables import (
     EFFORTS,
@@ -50,23 +51,24 @@ from bespoke.supernet.subnet import extract, fold, load_supernet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    run(__doc__, _add_options, measure, _lines)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
     parser.add_argument("--supernet", default="ofa-mbv3-imagenette", help="of the zoo; replaces --space")
     parser.add_argument("--budgets", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--confidence", type=float, help="limit this end of the interval, not the prediction")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    result = measure(options)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print("budget ms  predicted  at most  measured")
-    for row in result.pop("networks"):
-        print("{budget_ms:9.2f}  {predicted_ms:9.2f}  {upper_ms:7.2f}  {measured_ms:8.2f}".format(**row))
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    yield "budget ms  predicted  at most  measured"
+    for row in result["networks"]:
+        yield "{budget_ms:9.2f}  {predicted_ms:9.2f}  {upper_ms:7.2f}  {measured_ms:8.2f}".format(**row)
     for name, value in result.items():
-        print(f"{name:16} {value:.4g}")
+        if name != "networks":
+            yield f"{name:16} {value:.4g}"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     budgets_ms = np.sort(np.random.default_rng(options.seed).uniform(low, high, options.budgets)).tolist()
     problem = Problem(entry.space, predictor, latency=table.pricer(entry.space), seed=options.seed)
     chosen = [_searched(problem, budget, options.confidence) for budget in budgets_ms]
-    measured_ms, pace = _measured(entry, table, chosen, options)
+    measured_ms, pace = _measured(entry, table, chosen, options, profile_s)
     rows = []
     for budget, best, seen in zip(budgets_ms, chosen, measured_ms, strict=True):
         assert best.latency_interval_ms is not None
@@ -102,7 +104,11 @@ def _searched(problem: Problem, budget_ms: float, confidence: float | None) -> C
 
 
 def _measured(
-    entry: zoo.ZooEntry, table: LatencyTable, chosen: list[Candidate], options: argparse.Namespace
+    entry: zoo.ZooEntry,
+    table: LatencyTable,
+    chosen: list[Candidate],
+    options: argparse.Namespace,
+    span_s: float,
 ) -> tuple[list[float], float]:
     """Latency of each network in ms, by the table's statistic; and the pace of the machine's sentinels."""
     distinct = {one.architecture.id: one.architecture for one in chosen}
@@ -116,7 +122,9 @@ def _measured(
         files = _files(entry, distinct, Path(folder), options.precision)
         for one in ops:
             files[one.id] = _written(Path(folder), entry_onnx(one, entry.space, options.precision))
+        began = time.monotonic()
         for number in range(plan.rounds):
+            time.sleep(max(0.0, began + number * span_s / plan.rounds - time.monotonic()))
             for one in plan.order(number):
                 path, sha256 = files[one.id]
                 done = bench.measure(path, sha256, plan.timing.of(one.kind))
