@@ -54,10 +54,10 @@ def pareto(
     from bespoke.search import Constraint, Effort, Problem, pareto_front
 
     tables = [*(table or []), *map(Path, context.args)]
-    found, accuracy, pricer = _parts(space, classes, predictor, tables, resolutions)
+    found, accuracy, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
     limits = tuple(Constraint(name, value) for name, value in map(_limit, limit or []))
     effort = Effort(**_given(population=population, generations=generations))
-    problem = Problem(found, accuracy, limits, pricer, seed, effort)
+    problem = Problem(found, accuracy, limits, pricer, seed, effort, precision=precision)
     try:
         front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
     except BudgetInfeasible as error:
@@ -113,6 +113,7 @@ def fleet(
             tables[row["name"]].pricer(found) if row["name"] in tables else None,
             seed,
             effort,
+            precision=tables[row["name"]].profile.model_precision if row["name"] in tables else "fp32",
         )
         for row in rows
     }

@@ -113,7 +113,7 @@ def search(
         "model_size_bytes": model_size_bytes,
     }
     tables = [*(table or []), *map(Path, context.args)]
-    found, accuracy_predictor, pricer = _parts(space, classes, predictor, tables, resolutions)
+    found, accuracy_predictor, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
     effort = {name: v for name, v in (("population", population), ("generations", generations)) if v}
     if min_top1 is not None and minimise is None:
         minimise = "latency_ms" if pricer else "macs"
@@ -127,6 +127,7 @@ def search(
         minimise=minimise,
         min_top1=min_top1,
         alternatives=alternatives,
+        precision=precision,
     )
     try:
         result = run(restrict(problem, _allowed(found, fix or [], exclude or [])))
@@ -195,8 +196,8 @@ def _told(found: Any) -> dict[str, Any]:
 
 def _parts(
     name: str, classes: int, predictor: Path, tables: list[Path], resolutions: str | None
-) -> tuple[Any, Any, Any]:
-    """Space, predictor and pricer of a search; the resolutions are the table's unless given."""
+) -> tuple[Any, Any, Any, str]:
+    """Space, predictor, pricer and precision of a search; the resolutions are the table's unless given."""
     from bespoke.latency_tables import covered_space, read_table
     from bespoke.predictors import read_predictor
     from bespoke.supernet.spaces import space as make_space
@@ -209,7 +210,10 @@ def _parts(
         found = covered_space(table, make_space(name, _sides_in(table), classes))
     else:
         table, found = None, make_space(name, classes=classes)
-    return found, read_predictor(predictor, found), table.pricer(found) if table else None
+    accuracy = read_predictor(predictor, found)
+    if table is None:
+        return found, accuracy, None, "fp32"
+    return found, accuracy, table.pricer(found), table.profile.model_precision
 
 
 def _sides(text: str) -> list[int]:

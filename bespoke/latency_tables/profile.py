@@ -10,6 +10,7 @@ from typing import Any
 
 from bespoke.latency_tables.plausibility import is_number
 from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.ops import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class DeviceProfile:
         """sha256, in hex, of the canonical JSON of everything but the label."""
         facts = {name: value for name, value in self.to_json().items() if name != "device"}
         return canonical_digest(facts)
+
+    @property
+    def model_precision(self) -> str:
+        """What models for it are written in: its precision, or ``fp32`` where that cannot be written."""
+        return self.precision if self.precision in PRECISIONS else PRECISIONS[0]
 
     def to_json(self) -> dict[str, Any]:
         """What ``from_json`` reads back."""

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import LinearisedPredictor
 from bespoke.search.blas import one_thread
-from bespoke.search.evaluator import Limits, candidates, feasible_ranges, prices
+from bespoke.search.evaluator import Limits, candidates, prices_of, ranges_of
 from bespoke.search.evolution import search
 from bespoke.search.moves import pairs
 from bespoke.search.pareto import non_dominated
@@ -204,7 +204,7 @@ def _priced(problem: Problem, genomes: Genomes, generation: int) -> Archive:
     top1 = problem.predictor.top1(genomes)
     order = np.lexsort((*genomes.T[::-1], -top1))
     genomes, top1 = np.ascontiguousarray(genomes[order]), top1[order]
-    priced = prices(problem.space, problem.latency)
+    priced = prices_of(problem)
     values = {name: price.of(genomes) for name, price in priced.items()}
     return Archive(genomes, top1, values, generation)
 
@@ -241,7 +241,7 @@ def _thinned(archive: Archive, kept: NDArray[np.intp]) -> NDArray[np.intp]:
 
 def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> list[tuple[str, float]]:
     """Limits over the whole range of each metric, evenly in their logarithms, others each generation."""
-    ranges = feasible_ranges(problem.space, problem.latency)
+    ranges = ranges_of(problem)
     shift = _radical_inverse(generation)
     return [
         (metric, low * (high / low) ** ((i - shift) / count))

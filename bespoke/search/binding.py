@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bespoke.search.evaluator import Limits, limited_value, prices
+from bespoke.search.evaluator import Limits, limited_value, prices_of
 from bespoke.search.problem import Candidate, Problem
 from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, canonical
 from bespoke.supernet.genomes import neighbours
@@ -51,7 +51,7 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
     if problem.minimise is None:
         better = top1 > best.top1
     else:
-        price = prices(problem.space, problem.latency, problem.devices)[problem.minimise]
+        price = prices_of(problem)[problem.minimise]
         better = price.of(around) < price.of(genome)[0]
     broken = limits.shares(around[better]) > 1
     uses = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,7 @@ from bespoke.search.elimination import Factor, Join, minimise, slot_factors
 from bespoke.search.problem import Candidate, Constraint, LatencyPricer, Problem, latency_of
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, SearchSpace, decode_all
-from bespoke.supernet.cost import (
-    BYTES_PER_VALUE,
-    SlotTable,
-    op_macs,
-    op_params,
-    op_peak_values,
-    op_weights,
-)
+from bespoke.supernet.cost import SlotTable, op_bytes, op_macs, op_params, op_peak_bytes
 from bespoke.supernet.genomes import extremes, neighbours, sample
 
 _SCALED_ON, _NEAR = 1024, 64
@@ -70,7 +63,10 @@ class Price:
 
 
 def prices(
-    space: SearchSpace, latency: LatencyPricer | None, devices: Mapping[str, LatencyPricer] | None = None
+    space: SearchSpace,
+    latency: LatencyPricer | None,
+    devices: Mapping[str, LatencyPricer] | None = None,
+    precision: str = "fp32",
 ) -> dict[str, Price]:
     """How to price each metric of a space, in the order of ``METRICS``.
 
@@ -78,12 +74,23 @@ def prices(
         space: The space.
         latency: Prices ``latency_ms``; without it there is none in the result.
         devices: Prices ``latency_ms:NAME`` of each named device, behind all others.
+        precision: What models are written in: bytes are counted in it.
     """
-    found = dict(_cost_prices(space))  # type: ignore[arg-type]
+    found = dict(_cost_prices(space, precision))  # type: ignore[arg-type]
     if latency is not None:
         found = {"latency_ms": _latency_price("latency_ms", latency), **found}
     for device, pricer in (devices or {}).items():
         found[latency_of(device)] = _latency_price(latency_of(device), pricer)
+    return found
+
+
+def prices_of(problem: Problem) -> dict[str, Price]:
+    """How to price each metric of a problem, and each limit on bytes of another precision than its own."""
+    found = prices(problem.space, problem.latency, problem.devices, problem.precision)
+    for c in problem.constraints:
+        if c.precision is not None:
+            own = _cost_prices(problem.space, c.precision)[c.metric]  # type: ignore[arg-type]
+            found[c.name] = replace(own, metric=c.name)
     return found
 
 
@@ -105,26 +112,30 @@ def scaled_to(space: SearchSpace, price: Price, limit: float) -> Price:
 
 # Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
 @lru_cache(maxsize=16)
-def _cost_prices(space: SearchSpace) -> Mapping[str, Price]:
+def _cost_prices(space: SearchSpace, precision: str) -> Mapping[str, Price]:
     macs = SlotTable(space, op_macs)
+    alive, stored = (SlotTable(space, partial(of, precision=precision)) for of in (op_peak_bytes, op_bytes))
     found = (
         Price("macs", macs),
         Price("flops", macs, scale=2.0),
         Price("params", SlotTable(space, op_params)),
-        Price("peak_memory_bytes", SlotTable(space, op_peak_values), scale=BYTES_PER_VALUE, maximum=True),
-        Price("model_size_bytes", SlotTable(space, op_weights), scale=BYTES_PER_VALUE),
+        Price("peak_memory_bytes", alive, maximum=True),
+        Price("model_size_bytes", stored),
     )
     return {price.metric: price for price in found}
 
 
 @lru_cache(maxsize=16)
-def _cost_ranges(space: SearchSpace) -> Mapping[str, tuple[float, float]]:
-    own = _cost_prices(space)  # type: ignore[arg-type]
+def _cost_ranges(space: SearchSpace, precision: str) -> Mapping[str, tuple[float, float]]:
+    own = _cost_prices(space, precision)  # type: ignore[arg-type]
     return {name: _range(space, price) for name, price in own.items()}
 
 
 def feasible_ranges(
-    space: SearchSpace, latency: LatencyPricer | None, devices: Mapping[str, LatencyPricer] | None = None
+    space: SearchSpace,
+    latency: LatencyPricer | None,
+    devices: Mapping[str, LatencyPricer] | None = None,
+    precision: str = "fp32",
 ) -> dict[str, tuple[float, float]]:
     """The exact smallest and largest value of each metric over the whole space.
 
@@ -132,12 +143,23 @@ def feasible_ranges(
         space: The space.
         latency: Prices latencies; without it there is no ``latency_ms`` in the result.
         devices: Prices those of named devices.
+        precision: What models are written in: bytes are counted in it.
 
     Returns:
         (smallest, largest) by metric, in the order of ``prices``.
     """
-    known: Mapping[str, tuple[float, float]] = _cost_ranges(space)  # type: ignore[arg-type]
-    priced = prices(space, latency, devices)
+    return _ranges(space, prices(space, latency, devices, precision), precision)
+
+
+def ranges_of(problem: Problem) -> dict[str, tuple[float, float]]:
+    """The exact smallest and largest value of each price of a problem, over the whole space."""
+    return _ranges(problem.space, prices_of(problem), problem.precision)
+
+
+def _ranges(
+    space: SearchSpace, priced: Mapping[str, Price], precision: str
+) -> dict[str, tuple[float, float]]:
+    known: Mapping[str, tuple[float, float]] = _cost_ranges(space, precision)  # type: ignore[arg-type]
     return {name: known[name] if name in known else _range(space, price) for name, price in priced.items()}
 
 
@@ -178,7 +200,7 @@ class Limits:
     """
 
     def __init__(self, problem: Problem) -> None:
-        known = prices(problem.space, problem.latency, problem.devices)
+        known = prices_of(problem)
         self.space = problem.space
         self.constraints: Sequence[Constraint] = problem.constraints
         self.limits = np.array([_predicted_limit(c, problem.pricer(c)) for c in problem.constraints])
@@ -237,7 +259,7 @@ def _predicted_limit(constraint: Constraint, latency: LatencyPricer | None) -> f
 
 def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) -> tuple[Candidate, ...]:
     """Everything that is known of a few genomes, in their order; a top-1 is cut to [0, 1]."""
-    priced = prices(problem.space, problem.latency, problem.devices)
+    priced = prices_of(problem)
     known = {name: price.of(genomes) for name, price in priced.items()}
     half, bias = problem.predictor.half_width, problem.predictor.selection_bias
     own = _interval_ms(problem.latency, known["latency_ms"]) if problem.latency else None

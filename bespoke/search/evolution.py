@@ -13,7 +13,7 @@ import numpy as np
 
 from bespoke.search.alternatives import alternatives
 from bespoke.search.blas import one_thread
-from bespoke.search.evaluator import Limits, candidates, prices
+from bespoke.search.evaluator import Limits, candidates, prices_of
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.goals import Cheapest, Goal, MostAccurate
 from bespoke.search.lineages import explore, rounds
@@ -45,7 +45,7 @@ def search(problem: Problem) -> SearchResult:
 def _search(problem: Problem) -> SearchResult:
     limits, seen = Limits(problem), Seen(problem)
     anchor = feasible_genome(problem, limits, np.random.default_rng(problem.seed))
-    known = prices(problem.space, problem.latency, problem.devices)
+    known = prices_of(problem)
     if problem.minimise is not None and problem.min_top1 is not None:
         cheapest = Cheapest(limits, known[problem.minimise], problem.min_top1)
         return _result(problem, cheapest, seen, least(problem, cheapest, seen, anchor))

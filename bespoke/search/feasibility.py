@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, minimise, slot_factors
-from bespoke.search.evaluator import Limits, Price, cheapest, feasible_ranges, limited_value
+from bespoke.search.evaluator import Limits, Price, cheapest, limited_value, ranges_of
 from bespoke.search.problem import Problem
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, decode
@@ -215,7 +215,7 @@ def limits_told(
 
     Where the upper end of an interval is limited, these are upper ends.
     """
-    ranges = feasible_ranges(problem.space, problem.latency, problem.devices)
+    ranges = ranges_of(problem)
     values, feasible = {}, {}
     for price, constraint in zip(limits.prices, limits.constraints, strict=True):
         pricer = problem.pricer(constraint)

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 
 from bespoke.search.evaluator import limited_value
 from bespoke.search.evolution import search
-from bespoke.search.problem import Candidate, Constraint, LatencyPricer, Problem, latency_of
+from bespoke.search.problem import BYTES, Candidate, Constraint, LatencyPricer, Problem, latency_of
+from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 
 EXACT = 8
@@ -89,7 +90,8 @@ def fleet(
 
     Args:
         problems: By member; of one space and predictor, each with its own pricer and limits. Seed and
-            effort are those of the first.
+            effort are those of the first. Each limits bytes in its own precision; the answer tells
+            them in the first one's.
         subnets: How many architectures at most; 1 is one for all.
         weights: How much each member counts; all alike where none are given.
 
@@ -126,6 +128,7 @@ class _Groups:
         searches: How many groups were searched.
         evaluations: How many predictions that took.
         seed: Of all searches.
+        precision: In which bytes are counted; other members' limits are told as ``METRIC:PRECISION``.
     """
 
     def __init__(self, problems: Mapping[str, Problem], weights: Mapping[str, float]) -> None:
@@ -135,6 +138,7 @@ class _Groups:
         self.weights = tuple(weight / math.fsum(raw) for weight in raw)
         self._labels = _labels(problems)
         self.seed = self._problems[0].seed
+        self.precision = self._problems[0].precision
         self._tops: dict[int, float] = {}
         self._found: list[tuple[Candidate, int]] = []
         self.refused: dict[int, BudgetInfeasible] = {}
@@ -199,26 +203,39 @@ class _Groups:
     def _serves(self, member: int, candidate: Candidate) -> bool:
         problem = self._problems[member]
         for c in problem.constraints:
-            label = self._labels[member, c.device] if c.metric == "latency_ms" else None
-            value = candidate.metrics[latency_of(label) if label else c.metric]
+            value = self._value(member, c, candidate)
             if limited_value(c, value, problem.pricer(c)) > c.limit:
                 return False
         return True
 
+    def _value(self, member: int, c: Constraint, candidate: Candidate) -> float:
+        """What a candidate has of that which a member's constraint limits."""
+        problem = self._problems[member]
+        if c.metric == "latency_ms":
+            return candidate.metrics[latency_of(self._labels[member, c.device])]
+        precision = c.precision or problem.precision
+        if c.metric not in BYTES or precision == self.precision:
+            return candidate.metrics[c.metric]
+        return float(getattr(cost(problem.space.plan(candidate.architecture), precision), c.metric))
+
     def _joint(self, group: int) -> Problem:
         """All limits of a group at once, and the pricers of the whole fleet."""
-        limits: dict[tuple[str, float | None, str | None], float] = {}
+        limits: dict[tuple[str, float | None, str | None, str | None], float] = {}
         for i in _members(group):
             for c in self._problems[i].constraints:
                 label = self._labels[i, c.device] if c.metric == "latency_ms" else None
-                key = (c.metric, c.confidence, label)
+                precision = (c.precision or self._problems[i].precision) if c.metric in BYTES else None
+                key = (c.metric, c.confidence, label, None if precision == self.precision else precision)
                 limits[key] = min(limits.get(key, math.inf), float(c.limit))
         devices: dict[str, LatencyPricer] = {}
         for (i, device), label in self._labels.items():
             pricer = self._problems[i].latency if device is None else self._problems[i].devices[device]
             if pricer is not None:
                 devices[label] = pricer
-        constraints = tuple(Constraint(m, limit, share, label) for (m, share, label), limit in limits.items())
+        constraints = tuple(
+            Constraint(metric, limit, share, label, precision)
+            for (metric, share, label, precision), limit in limits.items()
+        )
         return replace(
             self._problems[0], constraints=constraints, latency=None, devices=devices, alternatives=0
         )

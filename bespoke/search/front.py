@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.blas import one_thread
-from bespoke.search.evaluator import Limits, Price, candidates, cheapest, feasible_ranges, prices
+from bespoke.search.evaluator import Limits, Price, candidates, cheapest, prices_of, ranges_of
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.known import Known
 from bespoke.search.lineages import leaning
@@ -182,7 +182,7 @@ class _Ascent:
         self.rng = np.random.default_rng(problem.seed)
         self.limits = Limits(problem)
         self.anchor = feasible_genome(problem, self.limits, self.rng)
-        priced = prices(problem.space, problem.latency, problem.devices)
+        priced = prices_of(problem)
         self.priced: tuple[Price | None, ...] = tuple(priced.get(metric) for metric in metrics)
         bounded = Limits(_bounded(problem, metrics))
         names = [constraint.name for constraint in bounded.constraints]
@@ -384,7 +384,7 @@ class _Ascent:
 
 def _bounded(problem: Problem, metrics: Sequence[str]) -> Problem:
     """The problem with a limit on every traded metric, so far off where none is asked that all meet it."""
-    ranges = feasible_ranges(problem.space, problem.latency, problem.devices)
+    ranges = ranges_of(problem)
     limited = {constraint.name for constraint in problem.constraints}
     further = []
     for metric in metrics:

@@ -15,9 +15,13 @@ from bespoke.supernet.agreement import COVERAGE
 from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace
 from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import ConstraintInvalid, InvalidInput
+from bespoke.supernet.ops import PRECISIONS
 
 METRICS = ("latency_ms", "macs", "flops", "params", "peak_memory_bytes", "model_size_bytes")
 """What can be limited. ``flops`` is 2 x ``macs``."""
+
+BYTES = ("peak_memory_bytes", "model_size_bytes")
+"""Those of them that follow from the precision."""
 
 MOST_ALTERNATIVES = 16
 
@@ -69,20 +73,25 @@ class Constraint:
         confidence: Of a latency: the upper end of the interval that holds this share of latencies
             is limited, and not the prediction. At least 0.5 and less than 1; None for a prediction.
         device: Of a latency: which of the problem's named devices it is about; None for the main one.
+        precision: Of bytes: as a model of this precision has them; None for the problem's.
 
     Raises:
         ConstraintInvalid: There is no such metric, the limit is no positive number, the confidence
-            is none, or a confidence or a device comes with another metric than a latency.
+            is none, a confidence or a device comes with another metric than a latency, or a precision with
+            another metric than bytes.
     """
 
     metric: str
     limit: float
     confidence: float | None = None
     device: str | None = None
+    precision: str | None = None
 
     @property
     def name(self) -> str:
-        """The metric's key in answers: ``latency_ms:NAME`` on a named device, else the metric."""
+        """The key in answers: the metric, ``latency_ms:NAME`` of a named device, or ``METRIC:PRECISION``."""
+        if self.precision is not None:
+            return f"{self.metric}:{self.precision}"
         return latency_of(self.device) if self.device is not None else self.metric
 
     def __post_init__(self) -> None:
@@ -96,6 +105,13 @@ class Constraint:
                 raise ConstraintInvalid(self.metric, self.limit, "a device with latency_ms only")
             if not isinstance(self.device, str) or not self.device:
                 raise ConstraintInvalid("device", self.device, "the name of a device")
+        if self.precision is not None:
+            if self.metric not in BYTES:
+                raise ConstraintInvalid(
+                    self.metric, self.limit, f"a precision with {' and '.join(BYTES)} only"
+                )
+            if self.precision not in PRECISIONS:
+                raise ConstraintInvalid("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         if self.confidence is None:
             return
         if self.metric != "latency_ms":
@@ -149,6 +165,7 @@ class Problem:
         min_top1: The least predicted top-1, of more than 0 to 1; given if and only if ``minimise`` is.
         alternatives: How many more networks to give that differ from the best and from one another,
             at most ``MOST_ALTERNATIVES``.
+        precision: What models are written in, one of ``PRECISIONS``: bytes are counted in it.
 
     Raises:
         ConstraintInvalid: Two limits on one metric, a latency limit without its pricer, one of
@@ -165,6 +182,7 @@ class Problem:
     minimise: str | None = None
     min_top1: float | None = None
     alternatives: int = 0
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         names = [constraint.name for constraint in self.constraints]
@@ -181,6 +199,8 @@ class Problem:
         whole = isinstance(self.alternatives, int) and not isinstance(self.alternatives, bool)
         if not whole or not 0 <= self.alternatives <= MOST_ALTERNATIVES:
             raise ConstraintInvalid("alternatives", self.alternatives, f"0 to {MOST_ALTERNATIVES}")
+        if self.precision not in PRECISIONS:
+            raise ConstraintInvalid("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _check_goal(self) -> None:
         if (self.minimise is None) != (self.min_top1 is None):

@@ -92,7 +92,10 @@ def grow_archive(place: Workplace, arguments: Mapping[str, Any]) -> dict[str, An
     table = place.catalogue.table(device_id, supernet) if device_id else None
     entry, predictor = place.catalogue.entry(supernet), place.catalogue.predictor(supernet)
     posed = Problem(
-        entry.space, predictor, latency=place.catalogue.pricer(supernet, table) if table else None
+        entry.space,
+        predictor,
+        latency=place.catalogue.pricer(supernet, table) if table else None,
+        precision=table.profile.model_precision if table else "fp32",
     )
     key = key_of(entry.digest, table.revision if table else None, predictor.revision)
     newest, began = place.store.newest_archive(key), datetime.now(UTC)

@@ -120,7 +120,7 @@ class Catalogue:
         entry, pricer = self.entry(supernet), self.pricer(supernet, table)
         return self._once(
             ("ranges", entry.digest, table.revision, table.profile.digest),
-            lambda: _listed(feasible_ranges(entry.space, pricer)),
+            lambda: _listed(feasible_ranges(entry.space, pricer, precision=table.profile.model_precision)),
         )
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:

@@ -7,12 +7,13 @@ from typing import Any
 
 from bespoke.search.fleet import FleetMember, FleetResult
 from bespoke.search.fleet import fleet as cover
-from bespoke.search.problem import Candidate
+from bespoke.search.problem import BYTES, Candidate
 from bespoke.service.orm import Fleet
 from bespoke.service.questions import Ground, ground, limits_json, problem
 from bespoke.service.schemas import FleetRequest, SearchRequest
 from bespoke.service.searching import subnet_row
 from bespoke.service.workplace import Workplace
+from bespoke.supernet.cost import cost
 
 __all__ = ["answer_fleet"]
 
@@ -45,7 +46,7 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     weights = {name: member.weight for name, member in zip(names, request.members, strict=True)}
     found = cover(problems, request.subnets, weights)
     rows = [
-        subnet_row(base, member.device, _for_member(found.subnets[served.subnet], served))
+        subnet_row(base, member.device, _for_member(base, found.subnets[served.subnet], served))
         for base, member, served in zip(grounds, request.members, found.members, strict=True)
     ]
     effort = problems[names[0]].effort
@@ -64,9 +65,11 @@ def _names(request: FleetRequest) -> list[str]:
     ]
 
 
-def _for_member(found: Candidate, served: FleetMember) -> Candidate:
-    """An architecture as it is on one member's device."""
+def _for_member(base: Ground, found: Candidate, served: FleetMember) -> Candidate:
+    """An architecture as it is on one member's device, and in its precision."""
     metrics = {name: value for name, value in found.metrics.items() if ":" not in name}
+    price = cost(base.entry.space.plan(found.architecture), base.precision)
+    metrics |= {name: float(getattr(price, name)) for name in BYTES}
     if served.latency_ms is not None:
         metrics = {"latency_ms": served.latency_ms, **metrics}
     return replace(

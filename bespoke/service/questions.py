@@ -16,7 +16,6 @@ from bespoke.service.schemas.searches import LatencyLimit
 from bespoke.service.schemas.subnets import Precision
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.errors import ConstraintInvalid
-from bespoke.supernet.ops import PRECISIONS
 from bespoke.supernet.zoo import ZooEntry
 
 __all__ = [
@@ -76,8 +75,7 @@ def _precision(tables: Iterable[LatencyTable]) -> Precision:
 
 def precision_of(table: LatencyTable) -> Precision:
     """The precision of models for a table's device; fp32 where its own cannot be written."""
-    known = table.profile.precision
-    return cast(Precision, known) if known in PRECISIONS else "fp32"
+    return cast(Precision, table.profile.model_precision)
 
 
 def ground(place: Workplace, request: SearchRequest, revisions: Mapping[str, str] | None = None) -> Ground:
@@ -150,6 +148,7 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
         min_top1=request.min_top1,
         minimise=_minimise(request),
         alternatives=request.alternatives,
+        precision=ground.precision,
     )
     return restrict(whole, _allowed(request))
 

@@ -2,21 +2,30 @@
 
 Each is read from the plan, op by op. ``SlotTable`` prices whole populations of one space with
 array look-ups: per slot, the genes that decide it index a small table.
+
+Bytes depend on the precision that a model is written in (see ``quantization``). In fp32 all values
+take four. In INT8 an activation and a weight take one; biases stay S32, and every output channel of a
+weight and of a bias has a scale and a zero point, which are stored as well. The image comes, and the
+logits go, in float.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.supernet.architecture import Genomes, Plan, SearchSpace, cardinalities
-from bespoke.supernet.ops import BLOCKS, Op
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.ops import BLOCKS, IMAGE_CHANNELS, PRECISIONS, Op
 
 BYTES_PER_VALUE = 4
+"""Of a float, and of an S32: what biases and scales are in either precision."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +45,22 @@ class Cost:
     model_size_bytes: int
 
 
-def cost(plan: Plan, bytes_per_value: int = BYTES_PER_VALUE) -> Cost:
+def cost(plan: Plan, precision: str = "fp32") -> Cost:
     """Price a plan.
 
     Args:
         plan: A static or routed plan.
-        bytes_per_value: Size of a weight and of an activation; 4 for fp32.
+        precision: What its model is written in: one of ``PRECISIONS``.
+
+    Raises:
+        InvalidInput: There is no such precision.
     """
     routes = [[plan.segments[i] for i in route.segments] for route in plan.routes]
     return Cost(
         macs=max(sum(op_macs(op) for segment in route for op in segment.ops) for route in routes),
         params=sum(op_params(op) for op in plan.ops),
-        peak_memory_bytes=bytes_per_value * max(_peak_values(plan, r.segments) for r in plan.routes),
-        model_size_bytes=bytes_per_value * sum(op_weights(op) for op in plan.ops),
+        peak_memory_bytes=max(_peak_bytes(plan, r.segments, precision) for r in plan.routes),
+        model_size_bytes=sum(op_bytes(op, precision) for op in plan.ops),
     )
 
 
@@ -77,6 +89,30 @@ def op_params(op: Op) -> int:
 def op_weights(op: Op) -> int:
     """Values of one op as exported: each BN has become a bias."""
     return _kernel_weights(op) + _other_biases(op) + _norm_channels(op)
+
+
+def op_bytes(op: Op, precision: str = "fp32") -> int:
+    """Bytes of one op's weights as exported.
+
+    Args:
+        op: The op.
+        precision: One of ``PRECISIONS``. In INT8 a weight is S8 and has a float scale and an S8 zero
+            point for each output channel; a bias is S32, as its zero points are.
+
+    Raises:
+        InvalidInput: There is no such precision.
+    """
+    if _is_float(precision):
+        return BYTES_PER_VALUE * op_weights(op)
+    biases = _other_biases(op) + _norm_channels(op)
+    channels = op.out_channels if op.kind == "conv" else biases
+    return _kernel_weights(op) + (BYTES_PER_VALUE + 1) * channels + 3 * BYTES_PER_VALUE * biases
+
+
+def _is_float(precision: str) -> bool:
+    if precision not in PRECISIONS:
+        raise InvalidInput(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    return precision == "fp32"
 
 
 def _kernel_weights(op: Op) -> int:
@@ -133,19 +169,45 @@ def op_peak_values(op: Op) -> int:
     return max(before + wide_in, kept + wide_in + wide_out, kept + wide_out + after)
 
 
-def _peak_values(plan: Plan, route: tuple[int, ...]) -> int:
-    """Largest sum of values alive at once along a route, by liveness over its ops."""
+def op_peak_bytes(op: Op, precision: str = "fp32") -> int:
+    """Bytes of the activations alive at once while an op runs, its input and output included.
+
+    Args:
+        op: The op.
+        precision: One of ``PRECISIONS``. In INT8 an activation takes one byte; but an image comes in
+            float, and stands beside its 8-bit copy while it is quantised, and logits go in float.
+
+    Raises:
+        InvalidInput: There is no such precision.
+    """
+    values = op_peak_values(op)
+    if _is_float(precision):
+        return BYTES_PER_VALUE * values
+    if op.in_shape[2] == IMAGE_CHANNELS:
+        return max(values, (BYTES_PER_VALUE + 1) * math.prod(op.in_shape))
+    return values - math.prod(op.out_shape) + _out_bytes(op, precision) if op.kind == "linear" else values
+
+
+def _out_bytes(op: Op, precision: str) -> int:
+    """Bytes of an op's result while later ops run."""
+    in_float = _is_float(precision) or op.kind == "linear"
+    return (BYTES_PER_VALUE if in_float else 1) * math.prod(op.out_shape)
+
+
+def _peak_bytes(plan: Plan, route: tuple[int, ...], precision: str) -> int:
+    """Largest sum of activations alive at once along a route, by liveness over its ops."""
     steps = [(s, i) for s in route for i in range(len(plan.segments[s].ops))]
     sources = [_sources(plan, s, i) for s, i in steps]
     last_use = {source: step for step, inputs in enumerate(sources) for source in inputs}
-    size = {(-1, 0): int(np.prod(plan.in_shape))}
+    image = math.prod(plan.in_shape)
+    size = {(-1, 0): BYTES_PER_VALUE * image if _is_float(precision) else image}
     alive, peak = {(-1, 0)}, 0
     for step, ((s, i), inputs) in enumerate(zip(steps, sources, strict=True)):
         op = plan.segments[s].ops[i]
         others = sum(size[value] for value in alive if value not in inputs)
         further = sum(size[value] for value in inputs[1:])
-        peak = max(peak, others + further + op_peak_values(op))
-        size[s, i] = int(np.prod(op.out_shape))
+        peak = max(peak, others + further + op_peak_bytes(op, precision))
+        size[s, i] = _out_bytes(op, precision)
         alive.add((s, i))
         alive = {value for value in alive if last_use.get(value, -1) > step}
     return peak
@@ -207,14 +269,13 @@ class SlotTable:
 
 
 class CostTable:
-    """The costs of a static space, vectorised. Equal to ``cost(space.plan(a))`` for every ``a``."""
+    """The costs of a static space, vectorised: those of ``cost(space.plan(a), precision)``."""
 
-    def __init__(self, space: SearchSpace, bytes_per_value: int = BYTES_PER_VALUE) -> None:
-        self._bytes = bytes_per_value
+    def __init__(self, space: SearchSpace, precision: str = "fp32") -> None:
         self._macs = SlotTable(space, op_macs)
         self._params = SlotTable(space, op_params)
-        self._weights = SlotTable(space, op_weights)
-        self._peak = SlotTable(space, op_peak_values)
+        self._weights = SlotTable(space, partial(op_bytes, precision=precision))
+        self._peak = SlotTable(space, partial(op_peak_bytes, precision=precision))
 
     def macs(self, genomes: Genomes) -> NDArray[np.float64]:
         """Multiply-accumulates, shape (N,)."""
@@ -226,11 +287,11 @@ class CostTable:
 
     def peak_memory_bytes(self, genomes: Genomes) -> NDArray[np.float64]:
         """Peak activation memory in bytes, shape (N,); in a chain nothing else is alive."""
-        return self._bytes * self._peak.largest(genomes)
+        return self._peak.largest(genomes)
 
     def model_size_bytes(self, genomes: Genomes) -> NDArray[np.float64]:
         """Bytes of the exported weights, shape (N,)."""
-        return self._bytes * self._weights.total(genomes)
+        return self._weights.total(genomes)
 
 
 def price_all(space: SearchSpace, genomes: Genomes) -> dict[str, NDArray[Any]]:

@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bespoke import __version__
 from bespoke.supernet.architecture import Plan
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.ops import PRECISIONS, Op
+from bespoke.supernet.ops import IMAGE_CHANNELS, PRECISIONS, Op
 from bespoke.supernet.quantization import ActivationRanges, quantize
 
 FoldedWeights = Mapping[str, NDArray[np.float32]]
@@ -38,7 +38,6 @@ OPSET = 17
 """Has every operator used here (HardSwish came with 14) and is read by runtimes since 2022."""
 IR_VERSION = 8
 INPUT, OUTPUT = "image", "logits"
-IMAGE_CHANNELS = 3
 
 
 def weight_shapes(op: Op) -> Iterator[tuple[str, tuple[int, ...]]]:

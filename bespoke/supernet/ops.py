@@ -34,6 +34,9 @@ ACTIVATIONS = ("none", "relu", "relu6", "hswish")
 PRECISIONS = ("fp32", "int8")
 """What ops are computed in: float, or 8-bit integers (U8 activations, S8 weights)."""
 
+IMAGE_CHANNELS = 3
+"""No op but the first of a network reads so few: it reads the image."""
+
 
 def make_divisible(value: float, divisor: int = 8) -> int:
     """Round a channel count to a multiple of ``divisor``, never below 90% of it.

@@ -3,7 +3,7 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +13,7 @@ import pytest
 from bespoke.cli import main
 from bespoke.latency_tables import Correction, DeviceProfile, LatencyStat, LatencyTable
 from bespoke.search import feasible_ranges
+from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.cost import cost, op_macs
 from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.ops import parse_key
@@ -202,6 +203,19 @@ def test_search_minimises_at_a_least_accuracy_and_gives_alternatives(
     assert problem["limits"] == {"latency_ms": 3, "top1": 0.999}
     assert problem["conflicts"] == [["top1"]]
     assert search(files, "--minimise", "params").returncode == 2
+
+
+def test_a_table_of_an_int8_device_has_bytes_counted_as_int8(
+    files: tuple[Path, Path, LatencyTable], tmp_path: Path
+) -> None:
+    table = replace(files[2], profile=replace(files[2].profile, precision="int8"))
+    table.save(tmp_path / "int8.json")
+    (found,) = rows(search((files[0], tmp_path / "int8.json", table), "--latency-ms", 3, "--json"))
+    price = cost(SPACE.plan(read_architecture(SPACE, found["architecture"])), "int8")
+    assert (found["model_size_bytes"], found["peak_memory_bytes"]) == (
+        price.model_size_bytes,
+        price.peak_memory_bytes,
+    )
 
 
 def test_an_infeasible_search_ends_with_exit_code_3_and_its_problem(

@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
 
-from bespoke.search import METRICS, LatencyPricer, feasible_ranges
-from bespoke.search.evaluator import prices
+from bespoke.predictors import MlpPredictor
+from bespoke.search import METRICS, Constraint, LatencyPricer, Problem, feasible_ranges, search
+from bespoke.search.evaluator import prices, prices_of
+from bespoke.search.problem import BYTES
 from bespoke.supernet.architecture import SearchSpace, decode
 from bespoke.supernet.cost import cost
+from bespoke.supernet.errors import BudgetInfeasible
 from bespoke.supernet.genomes import extremes, sample
 from bespoke.supernet.spaces import space as make_space
 from tests.search.small_space import SmallSpace, every_genome
+from tests.search.test_evolution import QUICK
 
 
 def test_every_price_is_that_of_the_plan(space: SearchSpace, latency: LatencyPricer) -> None:
@@ -20,6 +24,36 @@ def test_every_price_is_that_of_the_plan(space: SearchSpace, latency: LatencyPri
         for name in ("macs", "params", "peak_memory_bytes", "model_size_bytes"):
             assert known[name].of(genomes)[i] == getattr(price, name)
         assert known["flops"].of(genomes)[i] == 2 * price.macs
+
+
+def test_bytes_are_those_of_the_precision(space: SearchSpace, predictor: MlpPredictor) -> None:
+    genomes = sample(space, 20, np.random.default_rng(0))
+    costs = [cost(space.plan(decode(space, genome)), "int8") for genome in genomes]
+    for known in (prices(space, None, None, "int8"), prices_of(Problem(space, predictor, precision="int8"))):
+        assert tuple(known) == METRICS[1:]
+        for name in ("macs", "params", "peak_memory_bytes", "model_size_bytes"):
+            np.testing.assert_array_equal(known[name].of(genomes), [getattr(one, name) for one in costs])
+    ranges = feasible_ranges(space, None, None, "int8")
+    for name, (low, high) in feasible_ranges(space, None).items():
+        if name in BYTES:
+            assert (ranges[name][0] < 0.4 * low, ranges[name][1] < 0.4 * high) == (True, True)
+        else:
+            assert ranges[name] == (low, high)
+
+
+def test_a_limit_may_be_on_bytes_of_another_precision(space: SearchSpace, predictor: MlpPredictor) -> None:
+    low, high = feasible_ranges(space, None, None, "int8")["model_size_bytes"]
+    limits = (
+        Constraint("model_size_bytes", (low + high) / 2, precision="int8"),
+        Constraint("model_size_bytes", 1e9),
+    )
+    best = search(Problem(space, predictor, limits, effort=QUICK)).best
+    plan = space.plan(best.architecture)
+    assert best.metrics["model_size_bytes:int8"] == cost(plan, "int8").model_size_bytes <= limits[0].limit
+    assert best.metrics["model_size_bytes"] == cost(plan).model_size_bytes
+    with pytest.raises(BudgetInfeasible) as caught:
+        search(Problem(space, predictor, (Constraint("model_size_bytes", low / 2, precision="int8"),)))
+    assert caught.value.feasible == {"model_size_bytes:int8": (low, high)}
 
 
 def test_ranges_are_those_of_enumeration() -> None:

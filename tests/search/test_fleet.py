@@ -18,8 +18,9 @@ from bespoke.search import (
     restrict,
     search,
 )
+from bespoke.search.evaluator import prices
 from bespoke.supernet.architecture import Genomes, SearchSpace
-from bespoke.supernet.cost import SlotTable, op_macs, op_weights
+from bespoke.supernet.cost import SlotTable, cost, op_macs, op_weights
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 from tests.conftest import random_predictor
 from tests.search.small_space import SmallSpace, every_genome
@@ -147,6 +148,23 @@ def test_all_limits_hold_and_more_subnets_never_cost_more(
     assert (np.diff(found.by_subnets) >= 0).all()
     assert (np.diff(found.costs) <= 0).all()
     assert found.costs[-1] == 0
+
+
+def test_members_of_two_precisions_limit_bytes_each_in_their_own() -> None:
+    predictor = random_predictor(SPACE, 3)
+    for metric in ("model_size_bytes", "peak_memory_bytes"):
+        problems = {}
+        for precision, quantile in (("fp32", 0.6), ("int8", 0.4)):
+            bytes_of = prices(SPACE, None, None, precision)[metric].of(GENOMES)
+            limit = Constraint(metric, float(np.quantile(bytes_of, quantile)))
+            problems[precision] = Problem(SPACE, predictor, (limit,), precision=precision)
+        found = fleet(problems, 1)
+        assert list(found.by_subnets) == [
+            pytest.approx(mean, abs=1e-9) for mean in truth(problems, [0.5, 0.5])
+        ]
+        plan = SPACE.plan(found.subnets[0].architecture)
+        for precision, problem in problems.items():
+            assert getattr(cost(plan, precision), metric) <= problem.constraints[0].limit
 
 
 def nested(

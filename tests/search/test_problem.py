@@ -28,6 +28,15 @@ def test_a_latency_limit_needs_a_pricer_and_a_metric_has_one_limit(
         Problem(space, predictor, (Constraint("macs", 1e8), Constraint("macs", 2e8)))
 
 
+def test_a_precision_is_a_known_one_and_of_bytes_only(space: SearchSpace, predictor: MlpPredictor) -> None:
+    with pytest.raises(ConstraintInvalid, match="one of fp32, int8"):
+        Problem(space, predictor, precision="int4")
+    with pytest.raises(ConstraintInvalid, match="one of fp32, int8"):
+        Constraint("model_size_bytes", 1e6, precision="int4")
+    with pytest.raises(ConstraintInvalid, match="a precision with peak_memory_bytes and model_size"):
+        Constraint("macs", 1e6, precision="int8")
+
+
 @pytest.mark.parametrize("effort", [(3, 10), (10, 0), (10**6, 10), (10, 10**5)])
 def test_effort_has_bounds(effort: tuple[int, int]) -> None:
     with pytest.raises(InvalidInput, match="effort"):

@@ -22,6 +22,7 @@ from bespoke.service.auth import create_key
 from bespoke.service.settings import Settings
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import SearchSpace, read_architecture
+from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import ApiError
 from bespoke.supernet.onnx import read_metadata
 from tests.conftest import random_predictor
@@ -267,7 +268,13 @@ def test_an_int8_device_gets_an_int8_model(api: Api, space: SearchSpace) -> None
     assert (metadata["precision"], metadata["activation_ranges"]) == ("int8", "expected")
     kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
-    assert len(model) < 0.5 * subnet["predicted"]["model_size_bytes"]
+    told = subnet["predicted"]
+    price = cost(space.plan(read_architecture(space, subnet["architecture"])), "int8")
+    assert told["peak_memory_bytes"] == price.peak_memory_bytes
+    assert told["model_size_bytes"] == price.model_size_bytes < len(model)
+    supernet = api.client.supernet("tiny")
+    sizes = supernet["feasible"][device]["model_size_bytes"], supernet["ranges"]["model_size_bytes"]
+    assert sizes[0][0] <= told["model_size_bytes"] <= sizes[0][1] < sizes[1][1]
     session = onnxruntime.InferenceSession(model)
     image = np.zeros(manifest["input"]["shape"], np.float32)
     (logits,) = session.run([manifest["output"]], {manifest["input"]["name"]: image})
@@ -287,6 +294,22 @@ def test_int8_ranges_are_seen_on_a_registered_data_set(api: Api, space: SearchSp
     device = profiled(api.client, "seeing", space, supernet="seen", precision="int8")["id"]
     subnet = ask(api, supernet="seen", device=device, constraints={"latency_ms": 12})["subnet"]
     assert api.client.manifest(subnet["id"])["activation_ranges"] == "observed"
+
+
+def test_a_fleet_of_two_precisions_limits_and_tells_bytes_of_each_in_its_own(
+    api: Api, space: SearchSpace, board: str
+) -> None:
+    small = profiled(api.client, "int8 board", space, precision="int8")["id"]
+    ranges = api.client.supernet("tiny")["feasible"]
+    limits = {device: sum(ranges[device]["model_size_bytes"]) / 2 for device in (board, small)}
+    members = [{"device": d, "constraints": {"model_size_bytes": limit}} for d, limit in limits.items()]
+    served = api.client.fleet("tiny", members, 1, effort=QUICK)["members"]
+    for one, precision in zip(served, ("fp32", "int8"), strict=True):
+        subnet = one["subnet"]
+        price = cost(space.plan(read_architecture(space, subnet["architecture"])), precision)
+        assert subnet["precision"] == precision
+        assert subnet["predicted"]["model_size_bytes"] == price.model_size_bytes <= limits[one["device"]]
+        assert subnet["predicted"]["peak_memory_bytes"] == price.peak_memory_bytes
 
 
 def test_one_subnet_cannot_have_two_precisions(api: Api, space: SearchSpace, board: str) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,18 @@ import numpy as np
 import pytest
 
 from bespoke.supernet.architecture import Plan, Route, SearchSpace, Segment, decode, read_architecture
-from bespoke.supernet.cost import CostTable, SlotTable, cost, op_macs, op_params, op_peak_values, price_all
+from bespoke.supernet.cost import (
+    CostTable,
+    SlotTable,
+    cost,
+    op_bytes,
+    op_macs,
+    op_params,
+    op_peak_bytes,
+    op_peak_values,
+    price_all,
+)
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import extremes, largest, sample, smallest
 from bespoke.supernet.ops import Op
 from bespoke.supernet.spaces import SPACES, OfaMobileNetV3, OfaProxyless, space
@@ -34,14 +46,30 @@ def test_the_price_of_a_population_is_that_of_every_plan(name: str) -> None:
         }
 
 
-def test_half_precision_halves_bytes_and_nothing_else() -> None:
-    made = space("ofa-mobilenetv3-w1.0", (96,), 10)
-    plan, genome = made.plan(largest(made)), extremes(made)[1:]
-    full, half = cost(plan), cost(plan, bytes_per_value=2)
-    assert (half.macs, half.params) == (full.macs, full.params)
-    assert 2 * half.peak_memory_bytes == full.peak_memory_bytes
-    assert 2 * half.model_size_bytes == full.model_size_bytes
-    assert CostTable(made, bytes_per_value=2).model_size_bytes(genome)[0] == half.model_size_bytes
+def test_int8_counts_bytes_of_its_own_and_all_else_alike() -> None:
+    made = space("ofa-mobilenetv3-w1.0", (96, 128), 10)
+    for genome in np.concatenate([extremes(made), sample(made, 5, np.random.default_rng(0))]):
+        plan = made.plan(decode(made, genome))
+        full, small = cost(plan), cost(plan, "int8")
+        assert (small.macs, small.params) == (full.macs, full.params)
+        # All activations are bytes, and none of these networks holds most of them at its image.
+        assert 4 * small.peak_memory_bytes == full.peak_memory_bytes
+        assert 0.25 < small.model_size_bytes / full.model_size_bytes < 0.35
+        table = CostTable(made, "int8")
+        assert table.peak_memory_bytes(genome[None])[0] == small.peak_memory_bytes
+        assert table.model_size_bytes(genome[None])[0] == small.model_size_bytes
+
+
+def test_in_int8_an_image_comes_and_logits_go_in_float() -> None:
+    stem = Op("conv", (16, 16, 3), 8, kernel=3, stride=2)
+    assert op_peak_bytes(stem, "int8") == 16 * 16 * 3 * (4 + 1)
+    assert op_peak_bytes(replace(stem, out_channels=64), "int8") == 16 * 16 * 3 + 8 * 8 * 64
+    assert op_peak_bytes(Op("linear", (1, 1, 32), 10), "int8") == 32 + 4 * 10
+    # Weights; five bytes a channel for scale and zero point; a bias with those of its own.
+    assert op_bytes(stem, "int8") == 3 * 8 * 9 + 8 * (5 + 12)
+    assert op_bytes(replace(stem, norm=False), "int8") == 3 * 8 * 9 + 8 * 5
+    with pytest.raises(InvalidInput, match="precision: got 'int4', expected one of fp32, int8"):
+        op_bytes(stem, "int4")
 
 
 def test_the_published_supernets_have_the_published_counts(official: Path) -> None:

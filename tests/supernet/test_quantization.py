@@ -13,10 +13,11 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from bespoke.supernet.architecture import Plan, SearchSpace
+from bespoke.supernet.architecture import Plan, SearchSpace, decode
 from bespoke.supernet.calibration import observed_ranges
+from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.genomes import largest, smallest
+from bespoke.supernet.genomes import largest, sample, smallest
 from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 from bespoke.supernet.ops import Op
 from bespoke.supernet.spaces import SPACES, space
@@ -190,3 +191,21 @@ def test_a_product_of_constant_values_has_a_range(seed: int) -> None:
     constant = {n: np.zeros_like(w) if n.endswith(".depthwise") else w for n, w in weights.items()}
     model = write_onnx(plan, constant, precision="int8")
     assert np.isfinite(run(model, images(plan))).all()
+
+
+@pytest.mark.parametrize("family", sorted(SPACES))
+def test_the_file_is_as_large_as_it_is_counted(family: str) -> None:
+    small = space(family, (32,) if "cifar" in family else (64,), 10)
+    for architecture in (smallest(small), decode(small, sample(small, 1, np.random.default_rng(0))[0])):
+        plan = small.plan(architecture)
+        weights = random_weights(plan)
+        model = write_onnx(plan, weights, precision="int8")
+        stored = initializers(model)
+        names = [f"{name}{suffix}" for name in weights for suffix in ("", ".scales", ".zeros")]
+        counted = cost(plan, "int8").model_size_bytes
+        assert sum(stored[name].nbytes for name in names) == counted
+        # What is left: a scale and a zero point of each activation, and what the nodes are called.
+        others = sum(array.nbytes for name, array in stored.items() if name not in names)
+        nodes = len(onnx.load_model_from_string(model).graph.node)
+        assert others < 5 * nodes
+        assert counted + others < len(model) < counted + others + 400 * nodes

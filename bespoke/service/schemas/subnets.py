@@ -39,8 +39,10 @@ class Predicted(Outgoing):
     macs: int
     flops: int = Field(description="2 x MACs.")
     params: int
-    peak_memory_bytes: int
-    model_size_bytes: int = Field(description="In fp32; INT8 takes about a quarter.")
+    peak_memory_bytes: int = Field(
+        description="Largest sum of activations alive at once, in the model's precision."
+    )
+    model_size_bytes: int = Field(description="Of the weights as exported, in the model's precision.")
 
 
 class Revisions(Outgoing):
