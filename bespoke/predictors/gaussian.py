@@ -133,6 +133,11 @@ class GaussianPredictor:
         return self.centres.astype(np.float32)
 
     @cached_property
+    def _features_set(self) -> NDArray[np.float32]:
+        """How many features each measured architecture has, (M,)."""
+        return np.asarray(self._centres.sum(axis=1))
+
+    @cached_property
     def _similarities(self) -> NDArray[np.float64]:
         """By how many features differ: those of both at most."""
         differ = np.arange(2 * self.centres.shape[1] + 1)
@@ -145,9 +150,13 @@ class GaussianPredictor:
     def _shares(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each measured architecture adds to each prediction, (N, M)."""
         # Sums of ones are exact in single precision, in whatever order a BLAS takes them.
-        both = rows @ self._centres.T
-        differ = rows.sum(axis=1)[:, None] + self._centres.sum(axis=1)[None] - 2 * both
-        return np.asarray(self._similarities[differ.astype(np.int16)] * self.weights)
+        differ = rows @ self._centres.T
+        differ *= -2
+        differ += rows.sum(axis=1)[:, None]
+        differ += self._features_set
+        shares = self._similarities.take(differ.astype(np.intp))
+        shares *= self.weights
+        return np.asarray(shares)
 
 
 def from_parts(

@@ -32,11 +32,12 @@ from bespoke.search.blas import one_thread
 from bespoke.search.evaluator import Limits, candidates, prices_of, ranges_of
 from bespoke.search.evolution import search
 from bespoke.search.moves import pairs
+from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
 from bespoke.search.pareto import non_dominated
 from bespoke.search.problem import Constraint, Effort, Problem, SearchResult
 from bespoke.supernet.architecture import Genomes, cardinalities, encode
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
-from bespoke.supernet.genomes import extremes, neighbours
+from bespoke.supernet.genomes import extremes
 
 __all__ = ["Archive", "gain", "grow", "look_up", "merge"]
 
@@ -80,6 +81,10 @@ class Archive:
 
     def __len__(self) -> int:
         return len(self.genomes)
+
+    def gains_at(self, member: int) -> NDArray[np.float32] | None:
+        """What each choice adds at a member, (G, C); None where the predictor cannot tell."""
+        return None if self.gains is None else self.gains[member]
 
     @cached_property
     def digest(self) -> str:
@@ -305,14 +310,13 @@ def _climbed(
     best, top1 = archive.genomes[members[0]], float(archive.top1[members[0]])
     if not limits.prices:
         return _Answer(best, top1, 0, 0)
-    rows = np.concatenate([members, missed])
-    starts, gains, predicted = (
-        archive.genomes[rows],
-        None if archive.gains is None else archive.gains[rows],
-        0,
-    )
+    predicted = 0
+    starts = [
+        _promising(limits, neighbourhood(problem, archive.genomes[row]), archive.gains_at(row))
+        for row in np.concatenate([members, missed]).tolist()
+    ]
     for climb in range(1, CLIMBS + 1):
-        around = np.concatenate(_around(problem, limits, starts, gains))
+        around = np.concatenate(starts)
         around = around[limits.meets(around)]
         if not len(around):
             return _Answer(best, top1, predicted, climb)
@@ -322,28 +326,22 @@ def _climbed(
         if values[row] <= top1:
             return _Answer(best, top1, predicted, climb)
         best, top1 = around[row], float(values[row])
-        starts, gains = best[None], None
+        if climb < CLIMBS:
+            starts = [_promising(limits, neighbourhood(problem, best))]
     return _Answer(best, top1, predicted, CLIMBS)
 
 
-def _around(
-    problem: Problem, limits: Limits, starts: Genomes, gains: NDArray[np.float32] | None
-) -> list[Genomes]:
-    """Around each start, the most promising changes of one gene and of two that seem to fit."""
-    if gains is None and isinstance(problem.predictor, LinearisedPredictor):
-        gains = problem.predictor.gains(starts)
-    own = limits.shares(starts)
-    found = []
-    for i, start in enumerate(starts):
-        single, genes, choices = neighbours(problem.space, start)
-        if gains is None:
-            before, after = problem.predictor.top1(start[None])[0], problem.predictor.top1(single)
-            gain = after - before
-        else:
-            gain = gains[i, genes, choices].astype(np.float64) - gains[i, genes, start[genes]]
-        shares = limits.shares(single)
-        fits = np.flatnonzero((shares <= 1).all(axis=1))
-        found.append(single[fits[np.argsort(-gain[fits], kind="stable")[:SINGLES]]])
-        used = np.concatenate([own[i : i + 1], shares])
-        found.append(pairs(problem.space, start, (genes, choices), gain, used, PAIRS))
-    return found
+def _promising(limits: Limits, around: Neighbourhood, gains: NDArray[np.float32] | None = None) -> Genomes:
+    """The changes of one gene and of two that promise most, and seem to fit.
+
+    Args:
+        limits: What they are to fit into.
+        around: The neighbourhood.
+        gains: What each choice adds, (G, C), where it is known already.
+    """
+    gain = around.gain if gains is None else around.gain_by(gains)
+    shares = around.shares(limits)
+    fits = np.flatnonzero((shares[1:] <= 1).all(axis=1))
+    single = around.changed[fits[np.argsort(-gain[fits], kind="stable")[:SINGLES]]]
+    steps = around.genes, around.choices
+    return np.concatenate([single, pairs(limits.space, around.genome, steps, gain, shares, PAIRS)])

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bespoke.search.evaluator import Limits, limited_value, prices_of
+from bespoke.search.neighbourhood import neighbourhood
 from bespoke.search.problem import Candidate, Problem
 from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, canonical
-from bespoke.supernet.genomes import neighbours
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,13 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
         problem: What was asked.
         best: The answer.
     """
-    genome = _genome(problem.space, best.architecture)[None]
-    around, _, _ = neighbours(problem.space, genome[0])
-    limits = Limits(problem)
-    if problem.min_top1 is None:  # of what breaks no limit, nothing need be known
-        around = around[(limits.shares(around) > 1).any(axis=1)]
-    top1 = problem.predictor.top1(around)
+    around = neighbourhood(problem, _genome(problem.space, best.architecture))
     if problem.minimise is None:
-        better = top1 > best.top1
+        better = around.top1 > best.top1
     else:
         price = prices_of(problem)[problem.minimise]
-        better = price.of(around) < price.of(genome)[0]
-    broken = limits.shares(around[better]) > 1
+        better = price.of(around.changed) < price.of(around.genome[None])[0]
+    broken = around.shares(Limits(problem))[1:][better] > 1
     uses = [
         LimitUse(
             name=constraint.name,
@@ -65,7 +60,7 @@ def limit_uses(problem: Problem, best: Candidate) -> tuple[LimitUse, ...]:
         for constraint, column in zip(problem.constraints, broken.T, strict=True)
     ]
     if problem.min_top1 is not None:
-        short = bool((top1[better] < problem.min_top1).any())
+        short = bool((around.top1[better] < problem.min_top1).any())
         uses.append(LimitUse("top1", problem.min_top1, None, best.top1, short))
     return tuple(uses)
 

@@ -103,14 +103,22 @@ def scaled_to(space: SearchSpace, price: Price, limit: float) -> Price:
     """A price whose slots say, near a limit, what the metric is; the same one where they always do."""
     if price.exact is None:
         return price
-    genomes = np.concatenate([sample(space, _SCALED_ON, np.random.default_rng(0)), extremes(space)])
-    values = price.of(genomes)
+    genomes, values = _sampled(space, price.exact)  # type: ignore[arg-type]
     near = np.argsort(np.abs(values - limit), kind="stable")[:_NEAR]
     factor = float(np.median(values[near] / price.by_slots(genomes[near])))
     return replace(price, scale=price.scale * factor, offset=price.offset * factor)
 
 
 # Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
+@lru_cache(maxsize=32)
+def _sampled(
+    space: SearchSpace, exact: Callable[[Genomes], NDArray[np.float64]]
+) -> tuple[Genomes, NDArray[np.float64]]:
+    """Random genomes and the extremes, and a metric of each: the same for every limit on it."""
+    genomes = np.concatenate([sample(space, _SCALED_ON, np.random.default_rng(0)), extremes(space)])
+    return genomes, exact(genomes)
+
+
 @lru_cache(maxsize=16)
 def _cost_prices(space: SearchSpace, precision: str) -> Mapping[str, Price]:
     macs = SlotTable(space, op_macs)

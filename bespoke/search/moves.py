@@ -381,19 +381,22 @@ def pairs(
         (at most ``count``, G), best first. A pair may still miss a limit: price it.
     """
     genes, choices = steps
-    first, second = _pairs_of(len(genes))
-    used = shares[1 + first] + shares[1 + second] - shares[0]
-    sums = gain[first] + gain[second]
-    fits = np.flatnonzero((genes[first] != genes[second]) & (used <= 1 + _PAIR_SLACK).all(axis=1))
-    if len(fits) > count:
-        fits = np.sort(fits[np.argpartition(-sums[fits], count)[:count]])
-    fits = fits[np.argsort(-sums[fits], kind="stable")]
-    result = np.repeat(genome[None], len(fits), axis=0)
-    for side in (first[fits], second[fits]):
-        result[np.arange(len(fits)), genes[side]] = choices[side]
+    fits = _each_pair(len(genes)) & (genes[:, None] != genes)
+    for own, used in zip(shares[0], shares[1:].T, strict=True):
+        fits &= used[:, None] + used - own <= 1 + _PAIR_SLACK
+    places = np.flatnonzero(fits)
+    sums = (gain[:, None] + gain).ravel()[places]
+    if len(places) > count:
+        most = np.sort(np.argpartition(-sums, count)[:count])
+        places, sums = places[most], sums[most]
+    places = places[np.argsort(-sums, kind="stable")]
+    result = np.repeat(genome[None], len(places), axis=0)
+    for side in np.divmod(places, len(genes)):
+        result[np.arange(len(places)), genes[side]] = choices[side]
     return canonical(space, result)
 
 
 @lru_cache(maxsize=256)
-def _pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    return np.triu_indices(count, 1)
+def _each_pair(count: int) -> NDArray[np.bool_]:
+    """Each two of so many changes once, (N, N)."""
+    return np.triu(np.ones((count, count), np.bool_), 1)

@@ -5,6 +5,8 @@ Randomness is always an argument. Results are canonical.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,14 +55,21 @@ def neighbours(space: SearchSpace, genome: Genomes) -> tuple[Genomes, NDArray[np
     Returns:
         The neighbours (N, G), the gene that differs (N,), and its new choice (N,).
     """
-    sizes = cardinalities(space)
-    genes = np.repeat(np.arange(len(sizes)), sizes)
-    choices = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
+    genes, choices = _every_choice(space)  # type: ignore[arg-type]
     moves = space.active(genome[None])[0][genes] & (choices != genome[genes])
     genes, choices = genes[moves], choices[moves]
     result = np.repeat(genome[None], len(genes), axis=0)
     result[np.arange(len(genes)), genes] = choices
     return canonical(space, result), genes, choices
+
+
+# Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
+@lru_cache(maxsize=64)
+def _every_choice(space: SearchSpace) -> tuple[NDArray[np.intp], Genomes]:
+    """Each choice of each gene: the genes and the choices."""
+    sizes = cardinalities(space)
+    genes = np.repeat(np.arange(len(sizes)), sizes)
+    return genes, np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
 
 
 def extremes(space: SearchSpace) -> Genomes:
