@@ -23,11 +23,11 @@ import asyncio
 import json
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 
@@ -41,7 +41,7 @@ from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.cost import op_macs
 
 SCOPES = ("search", "device:admin")
-PATIENCE_S = 600.0
+PATIENCE_S, ANSWER_S = 600.0, 60.0
 PROFILE = DeviceProfile(
     device="synthetic",
     runtime="none",
@@ -54,7 +54,8 @@ PROFILE = DeviceProfile(
 )
 
 Json = dict[str, Any]
-Ask = Callable[[httpx.AsyncClient, int], Any]
+Ask = Callable[[int], tuple[str, str, Json | None]]
+"""From the number of a request to its method, path and body."""
 
 
 def main() -> None:
@@ -91,14 +92,14 @@ def measure(folder: Path, options: argparse.Namespace) -> Json:
         count = round(options.rate * options.seconds)
         budgets = rng.uniform(low, high, count).tolist()
 
-        def different(http: httpx.AsyncClient, number: int) -> Any:
-            return http.post("/v1/searches", json=_body(options.supernet, device, budgets[number]))
+        def different(number: int) -> tuple[str, str, Json | None]:
+            return "POST", "/v1/searches", _body(options.supernet, device, budgets[number])
 
-        def identical(http: httpx.AsyncClient, number: int) -> Any:
-            return http.post("/v1/searches", json=_body(options.supernet, device, budgets[0]))
+        def identical(number: int) -> tuple[str, str, Json | None]:
+            return "POST", "/v1/searches", _body(options.supernet, device, budgets[0])
 
-        def health(http: httpx.AsyncClient, number: int) -> Any:
-            return http.get("/healthz")
+        def health(number: int) -> tuple[str, str, Json | None]:
+            return "GET", "/healthz", None
 
         loads: dict[str, Ask] = {"different": different, "identical": identical, "health": health}
         rows = {name: _loaded(service, key, ask, options) for name, ask in loads.items()}
@@ -162,22 +163,48 @@ def _loaded(service: LocalService, key: str, ask: Ask, options: argparse.Namespa
 
 async def _open_loop(url: str, key: str, ask: Ask, rate: float, seconds: float) -> Sequence[float | None]:
     """Seconds from when each request was due to its answer; None where that was an error."""
-    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-    headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=60) as http:
-        await asyncio.gather(*(http.get("/healthz") for _ in range(8)))  # a few connections are open
-        first = time.perf_counter() + 0.1
+    http = _Connections(url, key)
+    await asyncio.gather(*(http.send("GET", "/healthz") for _ in range(8)))  # a few connections are open
+    first = time.perf_counter() + 0.1
 
-        async def one(number: int) -> float | None:
-            due = first + number / rate
-            await asyncio.sleep(due - time.perf_counter())
-            try:
-                answer = await ask(http, number)
-            except httpx.HTTPError:
-                return None
-            return time.perf_counter() - due if answer.is_success else None
+    async def one(number: int) -> float | None:
+        due = first + number / rate
+        await asyncio.sleep(due - time.perf_counter())
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                status = await http.send(*ask(number))
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            return None
+        return time.perf_counter() - due if status < 300 else None
 
-        return await asyncio.gather(*(one(number) for number in range(round(rate * seconds))))
+    return await asyncio.gather(*(one(number) for number in range(round(rate * seconds))))
+
+
+class _Connections:
+    """Connections that are kept open, and nothing else of a client: what it takes, the service lacks."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._address = urllib.parse.urlsplit(url)
+        self._key = key
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(self, method: str, path: str, body: Json | None = None) -> int:
+        """Send a request, read its answer, and give the status."""
+        host, port = self._address.hostname, self._address.port
+        reader, writer = self._free.pop() if self._free else await asyncio.open_connection(host, port)
+        content = b"" if body is None else json.dumps(body).encode()
+        lines = (
+            f"{method} {path} HTTP/1.1",
+            f"host: {host}:{port}",
+            f"authorization: Bearer {self._key}",
+            "content-type: application/json",
+            f"content-length: {len(content)}",
+        )
+        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+        self._free.append((reader, writer))
+        return int(head.split()[1])
 
 
 def _cpu_s(process: psutil.Process) -> tuple[float, float]:

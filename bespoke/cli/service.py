@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -51,8 +52,10 @@ def serve(
     settings = _settings(host=host, port=port, var=var, zoo=zoo, embedded_worker=embedded)
     _log()
     sys.setswitchinterval(SWITCH_S)
+    app = create_app(settings)
+    gc.freeze()  # what is imported stays: a collection that looks through it holds requests up
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

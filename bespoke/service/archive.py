@@ -32,9 +32,9 @@ class Archives:
         """Read them from a store."""
         self._store = store
         self._opened: OrderedDict[tuple[ArchiveKey, int], Archive] = OrderedDict()
-        self._newest: OrderedDict[ArchiveKey, tuple[float, int | None]] = OrderedDict()
+        self._newest: OrderedDict[ArchiveKey, tuple[float, Archive | None]] = OrderedDict()
         self._missed: dict[tuple[str, str | None], float] = {}
-        self._lock = threading.RLock()
+        self._lock, self._opening, self._turn = threading.Lock(), threading.Lock(), threading.Lock()
 
     def find(
         self, key: ArchiveKey, problem: Problem, digest: str | None = None
@@ -56,8 +56,11 @@ class Archives:
         if not _is_plain(problem):
             return None
         archive = self._newest_of(key, problem) if digest is None else self._named(key, digest, problem)
-        found = look_up(problem, archive) if archive else None
-        return None if archive is None or found is None else (found, archive.digest)
+        if archive is None:
+            return None
+        with self._turn:  # look-ups at once would only take the interpreter from one another
+            found = look_up(problem, archive)
+        return None if found is None else (found, archive.digest)
 
     def missed(self, supernet: str, device_id: str | None) -> bool:
         """Note that a request found no archive; whether it is time to see to it that there is one."""
@@ -76,26 +79,33 @@ class Archives:
         return self._open(key, self._store.archive_named(key, digest).generation, problem)
 
     def _newest_of(self, key: ArchiveKey, problem: Problem) -> Archive | None:
+        now = time.monotonic()
         with self._lock:
-            asked_at, generation = self._newest.get(key, (-FRESH_S, None))
-        if time.monotonic() - asked_at >= FRESH_S:
-            known = self._store.newest_archive(key)
-            generation = known[0] if known else None
-            with self._lock:
-                self._newest[key] = time.monotonic(), generation
-                while len(self._newest) > KEPT:
-                    self._newest.popitem(last=False)
-        return None if generation is None else self._open(key, generation, problem)
+            asked_at, archive = self._newest.get(key, (-FRESH_S, None))
+            if now - asked_at < FRESH_S:
+                return archive
+            if archive is not None:  # others go on with this one while a newer one is opened
+                self._newest[key] = now, archive
+        known = self._store.newest_archive(key)
+        archive = None if known is None else self._open(key, known[0], problem)
+        with self._lock:
+            self._newest[key] = now, archive
+            while len(self._newest) > KEPT:
+                self._newest.popitem(last=False)
+        return archive
 
     def _open(self, key: ArchiveKey, generation: int, problem: Problem) -> Archive:
-        with self._lock:
-            if (key, generation) not in self._opened:
+        with self._opening:
+            archive = self._opened.get((key, generation))
+            if archive is None:
                 members = self._store.archive(key, generation).members
-                self._opened[key, generation] = Archive.from_bytes(problem, members)
+                archive = Archive.from_bytes(problem, members)
+            with self._lock:
+                self._opened[key, generation] = archive
+                self._opened.move_to_end((key, generation))
                 while len(self._opened) > KEPT:
                     self._opened.popitem(last=False)
-            self._opened.move_to_end((key, generation))
-            return self._opened[key, generation]
+            return archive
 
 
 def key_of(supernet_digest: str, table_revision: str | None, predictor_revision: str) -> ArchiveKey:

@@ -60,8 +60,11 @@ def start_build(place: Workplace, engine: JobEngine, supernet: str, device_id: s
 
 
 def build_missing(place: Workplace, engine: JobEngine) -> None:
-    """Chore: have every archive built that can be and is not there, but not while a device is measured."""
-    if not place.settings.archives or place.store.measuring():
+    """Chore: where nobody asks for anything, have every archive built that can be and is not there.
+
+    Whoever misses one has it built at once: see ``start_build``.
+    """
+    if not place.settings.archives or _busy(place, datetime.now(UTC) - timedelta(seconds=IDLE_S)):
         return
     for supernet, device_id in _all(place):
         if start_build(place, engine, supernet, device_id):

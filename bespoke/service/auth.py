@@ -12,7 +12,7 @@ from bespoke.service.orm import ApiKey
 from bespoke.service.store import Store
 from bespoke.supernet.errors import Forbidden, InvalidInput, Unauthorized
 
-__all__ = ["SCOPES", "NewKey", "authenticate", "authorise", "create_key"]
+__all__ = ["SCOPES", "NewKey", "authenticate", "authorise", "create_key", "recognise"]
 
 SCOPES = ("search", "device:admin", "agent")
 PREFIX_BYTES, SECRET_BYTES = 5, 32
@@ -55,15 +55,23 @@ def authenticate(store: Store, text: str) -> ApiKey:
     Raises:
         Unauthorized: The text is no key, or is unknown or revoked.
     """
-    brand, _, rest = text.partition("_")
-    prefix, _, secret = rest.partition("_")
-    key = store.key(prefix) if brand == "bsp" and secret else None
+    prefix, secret = _parts(text)
+    key = store.key(prefix) if secret else None
     # A secret of 32 random bytes cannot be guessed, so a fast hash is enough; comparing also where
     # there is no key makes an unknown prefix take as long as a wrong secret.
     right = hmac.compare_digest(_hash(secret), key.secret_sha256 if key else _hash(""))
     if key is None or not right or key.revoked_at is not None:
         raise Unauthorized("this key is unknown or revoked: make one with `bespoke keys create`")
     return key
+
+
+def recognise(store: Store, text: str) -> ApiKey | None:
+    """The key that a text is, where that needs no query; None where ``authenticate`` must say."""
+    prefix, secret = _parts(text)
+    key = store.recent_key(prefix)
+    if key is None or key.revoked_at is not None:
+        return None
+    return key if hmac.compare_digest(_hash(secret), key.secret_sha256) else None
 
 
 def authorise(key: ApiKey, scopes: Sequence[str]) -> None:
@@ -74,6 +82,13 @@ def authorise(key: ApiKey, scopes: Sequence[str]) -> None:
     """
     if not set(scopes) & set(key.scopes):
         raise Forbidden(scopes, key.scopes)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Prefix and secret of a key; empty where the text is none."""
+    brand, _, rest = text.partition("_")
+    prefix, _, secret = rest.partition("_")
+    return (prefix, secret) if brand == "bsp" else ("", "")
 
 
 def _hash(secret: str) -> str:

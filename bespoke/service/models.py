@@ -28,7 +28,7 @@ MOST_AHEAD = 16
 """Models that are made before anybody waits for them; of more, the oldest are made when they are fetched."""
 REMEMBERED = 4096
 CALM_S = 0.25
-"""Without a new request for so long, models are made before anybody waits; else requests go first."""
+"""Without a request for so long, models are made before anybody waits; else requests go first."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,19 +96,20 @@ class WarmModels:
     def _want(self, wanted: Wanted, *, now: bool) -> Future[ArtifactRow]:
         """Have a model made: before those that nobody waits for, or in their midst."""
         with self._changed:
+            self._asked_at = time.monotonic()
             if not now and wanted in self._tried:
                 return Future()
             future = self._pending.get(wanted)
             if future is None:
                 future = self._pending[wanted] = Future()
                 (self._waited_for if now else self._ahead).append(wanted)
-                self._asked_at = time.monotonic()
                 while len(self._ahead) > MOST_AHEAD:
                     del self._pending[self._ahead.popleft()]
             elif now and wanted in self._ahead:
                 self._ahead.remove(wanted)
                 self._waited_for.append(wanted)
-            self._changed.notify_all()
+            if now or len(self._ahead) == 1:  # of more, the thread looks by itself whether it is calm
+                self._changed.notify_all()
             return future
 
     def _next(self) -> Wanted | None:

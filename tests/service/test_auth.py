@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from bespoke.service.auth import authenticate, authorise, create_key
-from bespoke.service.store import Store
+from bespoke.service.auth import authenticate, authorise, create_key, recognise
+from bespoke.service.store import Store, recent
 from bespoke.supernet.errors import Forbidden, InvalidInput, NotFound, Unauthorized
 
 
@@ -56,3 +56,32 @@ def test_keys_are_told_apart_by_their_prefix(store: Store) -> None:
     made = [create_key(store, ["search"], str(n)) for n in range(3)]
     assert [key.prefix for key in store.list_keys()] == [key.prefix for key in made]
     assert len({key.text for key in made}) == 3
+
+
+def test_a_key_that_came_a_moment_ago_is_recognised_until_it_is_revoked(store: Store) -> None:
+    made = create_key(store, ["search"])
+    assert recognise(store, made.text) is None
+    assert recognise(store, "") is None
+    key = authenticate(store, made.text)
+    known = recognise(store, made.text)
+    assert known is not None
+    assert (known.prefix, known.scopes) == (key.prefix, key.scopes)
+    for wrong in (f"{made.text[:-1]}x", f"bsp_{made.prefix}_", f"bsp_{made.prefix}", f"xyz{made.text[3:]}"):
+        assert recognise(store, wrong) is None
+    store.revoke_key(made.prefix)
+    assert recognise(store, made.text) is None
+    with pytest.raises(Unauthorized):
+        authenticate(store, made.text)
+    assert recognise(store, made.text) is None
+
+
+def test_what_another_process_revokes_is_closed_a_moment_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, other = create_key(store, ["search"]), Store(store.engine)
+    assert authenticate(store, made.text)
+    other.revoke_key(made.prefix)
+    monkeypatch.setattr(recent, "FRESH_S", 0.0)
+    assert recognise(store, made.text) is None
+    with pytest.raises(Unauthorized):
+        authenticate(store, made.text)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @router.get("/healthz")
-def healthz() -> schemas.Health:
+async def healthz() -> schemas.Health:
     """Whether the process lives."""
     return schemas.Health(version=__version__)
 

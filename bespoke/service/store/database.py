@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Session
 
 from bespoke.service.orm import Base
+from bespoke.service.store.recent import Recent
 from bespoke.supernet.errors import NotFound
 
 __all__ = ["Database", "changed", "found", "insert", "insert_all", "new_id", "table_of"]
@@ -34,11 +36,13 @@ class Database:
             clock: The time, with its zone.
         """
         self.engine = engine
+        self._looker = engine.execution_options(single=True)
         self._writer = engine.execution_options(writes=True)
         # SQLite has one writer, and whoever finds another one at work sleeps before it asks again: within
         # a process, waiting in a row is quicker.
         alone = engine.dialect.name == "sqlite"
         self._turn: AbstractContextManager[object] = threading.Lock() if alone else nullcontext()
+        self._recent = Recent()
         self._now = clock
 
     @contextmanager
@@ -48,14 +52,23 @@ class Database:
 
     @contextmanager
     def _look(self) -> Iterator[Connection]:
-        """A connection to read with, where every request asks: a session costs more than such a query."""
-        with self.engine.connect() as connection:
+        """A connection for one query, where every request asks: a session costs more than such a query."""
+        with self._looker.connect() as connection:
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        finally:
+            self._recent.forget()
+
+    @contextmanager
+    def _append(self) -> Iterator[Connection]:
+        """A connection to add rows with, from which nothing follows that is remembered."""
+        with self._turn, self._writer.begin() as connection:
+            yield connection
 
     def check(self) -> None:
         """Raise where the database does not answer."""
@@ -70,18 +83,24 @@ def new_id(kind: str) -> str:
 
 def insert(session: Session, model: type[Base], **values: Any) -> bool:
     """Insert a row unless it is there; whether it is new."""
-    dialect = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
-    table = cast(sa.Table, model.__table__)
-    adding = dialect(table).values(**values).on_conflict_do_nothing()
-    return session.execute(adding.returning(*table.primary_key)).first() is not None
+    adding = _adding(session.get_bind().dialect.name, model).values(**values)
+    return session.execute(adding.returning(*table_of(model).primary_key)).first() is not None
 
 
-def insert_all(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+def insert_all(session: Session | Connection, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, which all have the same columns, unless they are there."""
-    dialect = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
     if rows:
-        adding = dialect(table_of(model)).on_conflict_do_nothing()
-        session.execute(adding, [dict(row) for row in rows])
+        connection = session.connection() if isinstance(session, Session) else session
+        connection.execute(_adding(connection.dialect.name, model), [dict(row) for row in rows])
+
+
+@lru_cache(maxsize=64)
+def _adding(dialect: str, model: type[Base]) -> sa.Insert:
+    """Adds rows unless they are there, made once."""
+    table = table_of(model)
+    if dialect == "postgresql":
+        return insert_postgresql(table).on_conflict_do_nothing()
+    return insert_sqlite(table).on_conflict_do_nothing()
 
 
 def table_of(model: type[Base]) -> sa.Table:

@@ -32,7 +32,15 @@ class Keys(Database):
         return key
 
     def key(self, prefix: str) -> ApiKey | None:
-        """A key by its prefix, revoked or not."""
+        """A key by its prefix, revoked or not; what another process changed is seen ``FRESH_S`` later."""
+        return self._recent.once(("key", prefix), lambda: self._key(prefix))
+
+    def recent_key(self, prefix: str) -> ApiKey | None:
+        """What ``key`` gives, where that needs no query; else None."""
+        key: ApiKey | None = self._recent.known(("key", prefix))
+        return key
+
+    def _key(self, prefix: str) -> ApiKey | None:
         with self._look() as connection:
             row = connection.execute(_KEY, {"prefix": prefix}).first()
             return None if row is None else ApiKey(**row._mapping)

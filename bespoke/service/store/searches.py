@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from bespoke.service.orm import ArtifactRow, Fleet, Search, StoredSubnet, SubnetModel
@@ -18,6 +19,7 @@ Row = Mapping[str, Any]
 
 _MADE_AT = sa.select(table_of(StoredSubnet).c.created_at).where(StoredSubnet.id == sa.bindparam("subnet_id"))
 _ANSWER, _SUBNET = table_of(Search).c, table_of(StoredSubnet).c
+_ADD_SEARCH = sa.insert(table_of(Search))
 _ANSWERED = (
     sa.select(*_ANSWER, *_SUBNET)
     .where(_ANSWER.request_digest == sa.bindparam("request_digest"), _SUBNET.id == _ANSWER.subnet_id)
@@ -63,19 +65,22 @@ class Searches(Database):
             "archive": (answer.get("origin") or {}).get("archive"),
             "created_at": now,
         }
-        with self._write() as session:
-            _add_subnets(session, subnets, now)
-            session.execute(sa.insert(table_of(Search)), columns)
-            made_at = session.execute(_MADE_AT, {"subnet_id": first["id"]}).scalar_one()
+        with self._append() as connection:
+            _add_subnets(connection, subnets, now)
+            connection.execute(_ADD_SEARCH, columns)
+            made_at = connection.execute(_MADE_AT, {"subnet_id": first["id"]}).scalar_one()
         return Search(**columns), StoredSubnet(**first, created_at=made_at)
 
     def add_subnets(self, subnets: Sequence[Row]) -> None:
         """Keep subnets that no search answered with; those that are there stay as they are."""
-        with self._write() as session:
-            _add_subnets(session, subnets, self._now())
+        with self._append() as connection:
+            _add_subnets(connection, subnets, self._now())
 
     def answered(self, request_digest: str) -> tuple[Search, StoredSubnet] | None:
         """The first search that answered a request, by its digest; None where it was not asked before."""
+        return self._recent.once(("answered", request_digest), lambda: self._first_answer(request_digest))
+
+    def _first_answer(self, request_digest: str) -> tuple[Search, StoredSubnet] | None:
         with self._look() as connection:
             row = connection.execute(_ANSWERED, {"request_digest": request_digest}).first()
         if row is None:
@@ -160,7 +165,7 @@ class Searches(Database):
             )
 
 
-def _add_subnets(session: Session, subnets: Sequence[Row], now: datetime) -> None:
+def _add_subnets(session: Session | Connection, subnets: Sequence[Row], now: datetime) -> None:
     # In one order everywhere: two transactions that add the same ones must not wait for each other.
     rows = [{**subnet, "created_at": now} for subnet in sorted(subnets, key=lambda one: one["id"])]
     insert_all(session, StoredSubnet, rows)

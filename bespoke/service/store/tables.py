@@ -56,10 +56,8 @@ class Tables(Database):
             return session.scalars(query.limit(1)).first()
 
     def serving_state(self, device_id: str, supernet: str) -> StoredTable | None:
-        """What ``latest_table`` gives, without its content."""
-        with self._look() as connection:
-            row = connection.execute(_SERVING, {"device_id": device_id, "supernet": supernet}).first()
-            return None if row is None else StoredTable(**row._mapping)
+        """What ``latest_table`` gives, without its content; of another process, as it was ``FRESH_S`` ago."""
+        return self._state(_SERVING, device_id=device_id, supernet=supernet)
 
     def latest_tables(self, device_id: str) -> list[StoredTable]:
         """The table that serves now for each supernet, without its content."""
@@ -93,13 +91,18 @@ class Tables(Database):
             return found(session.scalars(query.limit(1)).first(), "latency table", revision)
 
     def table_state(self, device_id: str | None, supernet: str, revision: str | None) -> StoredTable | None:
-        """A revision without its content; None where there is none."""
+        """A revision without its content; None where there is none. It may be ``FRESH_S`` old."""
         if device_id is None or revision is None:
             return None
-        named = {"device_id": device_id, "supernet": supernet, "revision": revision}
-        with self._look() as connection:
-            row = connection.execute(_STATE, named).first()
-            return None if row is None else StoredTable(**row._mapping)
+        return self._state(_STATE, device_id=device_id, supernet=supernet, revision=revision)
+
+    def _state(self, query: sa.Select[Any], **named: str) -> StoredTable | None:
+        def read() -> StoredTable | None:
+            with self._look() as connection:
+                row = connection.execute(query, named).first()
+                return None if row is None else StoredTable(**row._mapping)
+
+        return self._recent.once(tuple(named.items()), read)
 
     def table_by_id(self, table_id: str) -> StoredTable:
         """A revision by its row.
