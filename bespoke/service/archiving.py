@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,12 +36,18 @@ IDLE_S = 30.0
 """Time without a search after which a service counts as idle."""
 
 MOST_SEARCHED = 500
+FIRST_WAIT_S, LONGEST_WAIT_S = 60.0, 3600.0
+"""After a build that failed; twice as long each time that the same one fails again, and from the start
+once nobody asked for it that long. Another revision of what it follows from is another build."""
+
 FIRST_NICENESS, NICENESS = 5, 15
 """The first generation is waited for; the others take only the time that nobody else wants."""
 
 
 def start_build(place: Workplace, engine: JobEngine, supernet: str, device_id: str | None) -> bool:
     """Have the archive of a device's table for a supernet built, unless it is there or being built.
+
+    One that failed is not built again at once: see ``FIRST_WAIT_S``.
 
     Args:
         place: The workplace.
@@ -56,7 +63,7 @@ def start_build(place: Workplace, engine: JobEngine, supernet: str, device_id: s
     key = _serving_key(place, supernet, device_id)
     if key is None or place.store.newest_archive(key) is not None:
         return False
-    return _start(place, engine, supernet, device_id)
+    return _start(place, engine, _Generation(supernet, device_id, key, 0))
 
 
 def build_missing(place: Workplace, engine: JobEngine) -> None:
@@ -75,15 +82,15 @@ def refine(place: Workplace, engine: JobEngine) -> None:
     """Chore: where nobody asks for anything, have the archive that grew least grow by a generation."""
     if not place.settings.archives or _busy(place, datetime.now(UTC) - timedelta(seconds=IDLE_S)):
         return
-    growing: list[tuple[int, str, str | None]] = []
+    growing: list[_Generation] = []
     for supernet, device_id in _all(place):
         key = _serving_key(place, supernet, device_id)
         newest = place.store.newest_archive(key) if key else None
-        if newest is not None and not newest[1] and newest[0] + 1 < MOST_GENERATIONS:
-            growing.append((newest[0], supernet, device_id))
+        if key and newest and not newest[1] and newest[0] + 1 < MOST_GENERATIONS:
+            wanted = _Generation(supernet, device_id, key, newest[0] + 1)
+            growing += [wanted] if _attempt(place, wanted) else []
     if growing:
-        _, supernet, device_id = min(growing, key=lambda one: one[0])
-        _start(place, engine, supernet, device_id)
+        _start(place, engine, min(growing, key=lambda one: one.number))
 
 
 def grow_archive(place: Workplace, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +144,43 @@ def _busy(place: Workplace, since: datetime) -> bool:
     return (asked_at is not None and asked_at > since) or place.store.measuring()
 
 
-def _start(place: Workplace, engine: JobEngine, supernet: str, device_id: str | None) -> bool:
-    arguments = {"supernet": supernet, "device_id": device_id}
-    if any(job.arguments == arguments for job in place.store.unfinished_jobs("grow-archive")):
+@dataclass(frozen=True)
+class _Generation:
+    """What a job is to build: a generation of the archive of a supernet, on a device or without one."""
+
+    supernet: str
+    device_id: str | None
+    key: ArchiveKey
+    number: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _start(place: Workplace, engine: JobEngine, wanted: _Generation) -> bool:
+    """Have a generation built, unless its archive is being built, or a failed build is waited after."""
+    attempt, where = _attempt(place, wanted), (wanted.supernet, wanted.device_id)
+    going_on = [job.arguments for job in place.store.unfinished_jobs("grow-archive")]
+    if attempt is None or any((a["supernet"], a["device_id"]) == where for a in going_on):
         return False
-    engine.submit(place.store.add_job("grow-archive", arguments))
+    engine.submit(place.store.add_job("grow-archive", {**wanted.to_json(), "attempt": attempt}))
     return True
+
+
+def _attempt(place: Workplace, wanted: _Generation) -> int | None:
+    """Which attempt at a generation comes next, from 1; None while a failed one is waited after."""
+    failed = _failed(place, wanted, 2 * LONGEST_WAIT_S)
+    if not failed:
+        return 1
+    # Doubled so often it is longer than the longest, and any number of attempts is a number still.
+    wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(max(failed) - 1, 10))
+    return None if _failed(place, wanted, wait_s) else max(failed) + 1
+
+
+def _failed(place: Workplace, wanted: _Generation, within_s: float) -> list[int]:
+    """The attempts at a generation that failed no longer ago than this."""
+    jobs, asked = place.store.failed_jobs("grow-archive", within_s), wanted.to_json()
+    return [job.arguments["attempt"] for job in jobs if {**job.arguments, **asked} == job.arguments]
 
 
 def _all(place: Workplace) -> Iterator[tuple[str, str | None]]:

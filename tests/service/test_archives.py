@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from starlette.testclient import TestClient
 from bespoke.search import archive as growing
 from bespoke.service import archive, archiving, orm
 from bespoke.service.app import create_app
+from bespoke.service.artifacts import open_artifacts
 from bespoke.service.auth import create_key
+from bespoke.service.catalogue import Catalogue
 from bespoke.service.dependencies import Service
 from bespoke.service.improving import improved_by
+from bespoke.service.migrations import upgrade
 from bespoke.service.settings import Settings
+from bespoke.service.store import Store
+from bespoke.service.workplace import Workplace
 from bespoke.supernet import zoo
+from tests.conftest import random_predictor
 from tests.service.api import Api
 from tests.service.tables import profiled
 
@@ -194,3 +201,88 @@ def test_archives_grow_only_where_nobody_asks_for_anything(
     assert job.arguments["supernet"] == "tiny"
     place.store.cancel_job(job.id)
     engine.cancel(job.id)
+
+
+# After a failure
+
+
+class Submitted(list[orm.Job]):
+    """An engine that runs nothing."""
+
+    def submit(self, job: orm.Job) -> None:
+        self.append(job)
+
+
+@pytest.fixture
+def idle(tmp_path: Path, database_url: str, random_zoo: Path) -> Iterator[tuple[Workplace, list[datetime]]]:
+    """A workplace whose store's clock a test sets, with a zoo of its own."""
+    shutil.copytree(random_zoo, tmp_path / "zoo")
+    settings = Settings(var=tmp_path, database_url=database_url, zoo=tmp_path / "zoo", archives=True)
+    engine, now = orm.open_database(settings.database), [datetime(2026, 1, 1, tzinfo=UTC)]
+    upgrade(engine)
+    store = Store(engine, lambda: now[0])
+    catalogue, archives = Catalogue(store, settings.zoo), archive.Archives(store)
+    yield Workplace(settings, store, open_artifacts(settings), catalogue, archives), now
+    engine.dispose()
+
+
+def waited_s(now: list[datetime], start: Callable[[], bool]) -> int:
+    """How long it takes until something starts, in half minutes."""
+    began = now[0]
+    while not start():
+        now[0] += timedelta(seconds=30)
+    return int((now[0] - began).total_seconds())
+
+
+def test_a_build_that_fails_is_waited_after_twice_as_long_each_time_up_to_an_hour(
+    idle: tuple[Workplace, list[datetime]],
+) -> None:
+    (place, now), engine = idle, Submitted()
+
+    def start() -> bool:
+        return archiving.start_build(place, engine, "tiny", None)
+
+    assert waited_s(now, start) == 0
+    assert not start()  # it is being built
+    waits = []
+    for _ in range(9):
+        place.store.fail_job(engine[-1].id, {"detail": "no room"})
+        waits.append(waited_s(now, start))
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    assert [job.arguments["attempt"] for job in engine] == list(range(1, 11))
+    place.store.fail_job(engine[-1].id, {"detail": "no room"})
+    now[0] += timedelta(hours=3)  # what was long ago does not matter
+    assert start()
+    assert engine[-1].arguments["attempt"] == 1
+
+
+def test_another_revision_is_built_at_once_whatever_failed_before(
+    idle: tuple[Workplace, list[datetime]],
+) -> None:
+    (place, _), engine = idle, Submitted()
+    assert archiving.start_build(place, engine, "tiny", None)
+    place.store.fail_job(engine[0].id, {"detail": "no room"})
+    assert not archiving.start_build(place, engine, "tiny", None)
+    random_predictor(place.catalogue.entry("tiny").space, seed=5).save(
+        place.settings.zoo / "tiny" / "predictor.json"
+    )
+    assert archiving.start_build(place, engine, "tiny", None)
+    assert engine[0].arguments["key"] != engine[1].arguments["key"]
+
+
+def test_a_further_generation_that_fails_is_waited_after_too(idle: tuple[Workplace, list[datetime]]) -> None:
+    (place, now), engine = idle, Submitted()
+    entry, predictor = place.catalogue.entry("tiny"), place.catalogue.predictor("tiny")
+    place.store.add_archive(archiving.key_of(entry.digest, None, predictor.revision), 0, "0" * 64, b"")
+
+    def start() -> bool:
+        before = len(engine)
+        archiving.refine(place, engine)
+        return len(engine) > before
+
+    assert waited_s(now, start) == 0
+    for wait_s in (60, 120):
+        place.store.fail_job(engine[-1].id, {"detail": "no room"})
+        assert waited_s(now, start) == wait_s
+    place.store.succeed_job(engine[-1].id, {})
+    assert start()

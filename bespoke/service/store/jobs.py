@@ -41,6 +41,13 @@ class Jobs(Database):
         with self._read() as session:
             return list(session.scalars(query))
 
+    def failed_jobs(self, kind: str, within_s: float) -> list[Job]:
+        """Jobs of a kind that failed less than this long ago."""
+        after = self._now() - timedelta(seconds=within_s)
+        query = sa.select(Job).where(Job.kind == kind, Job.state == "failed", Job.finished_at > after)
+        with self._read() as session:
+            return list(session.scalars(query))
+
     def stale_jobs(self, older_s: float) -> list[Job]:
         """Jobs that have not ended, though they were made a while ago, oldest first."""
         before = self._now() - timedelta(seconds=older_s)
