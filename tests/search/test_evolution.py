@@ -62,7 +62,7 @@ def test_one_seed_gives_one_answer_and_another_seed_another_way(
     assert run(5) != run(6)
 
 
-_IN_A_PROCESS = """
+_A_WIDE_PREDICTOR = """
 import json
 import numpy as np
 from bespoke.predictors import Layer, MlpPredictor, default_encoding
@@ -77,10 +77,25 @@ layers = tuple(
     for i, o in zip(widths, widths[1:])
 )
 predictor = MlpPredictor(s, encoding, (layers,), 0.01)
+"""
+
+_SEARCHED = """
 found = search(Problem(s, predictor, (Constraint("macs", 9e7), Constraint("params", 5e6)), seed=1,
                        effort=Effort(32, 6)))
 print(json.dumps([[c.architecture.to_json(), c.top1] for c in found.front] + [found.evaluations]))
 """
+
+
+def at_one_and_two_threads(asked: str) -> list[str]:
+    """What a program prints about a wide predictor ``predictor`` of a space ``s``, by the BLAS's threads."""
+    printed = []
+    for threads in ("1", "2"):
+        variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(variables, threads)
+        command = [sys.executable, "-c", _A_WIDE_PREDICTOR + asked]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        printed.append(done.stdout)
+    return printed
 
 
 def test_the_blas_gets_its_threads_back(
@@ -92,15 +107,9 @@ def test_the_blas_gets_its_threads_back(
 
 
 def test_the_number_of_threads_does_not_change_the_answer() -> None:
-    answers = []
-    for threads in ("1", "2"):
-        variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(variables, threads)
-        done = subprocess.run(
-            [sys.executable, "-c", _IN_A_PROCESS], env=environment, capture_output=True, text=True, check=True
-        )
-        answers.append(json.loads(done.stdout))
-    assert answers[0] == answers[1]
+    one, two = at_one_and_two_threads(_SEARCHED)
+    assert json.loads(one)
+    assert one == two
 
 
 def test_of_a_hundred_small_problems_all_but_one_are_solved_to_the_optimum() -> None:

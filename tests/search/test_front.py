@@ -25,7 +25,7 @@ from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 from tests.conftest import random_predictor
 from tests.search.conftest import MadeUpLatency
 from tests.search.small_space import SmallSpace, every_genome
-from tests.search.test_evolution import QUICK, Opaque
+from tests.search.test_evolution import QUICK, Opaque, at_one_and_two_threads
 
 TINY = Effort(6, 8)
 SPACE = SmallSpace()
@@ -128,6 +128,50 @@ def test_one_seed_gives_one_front_and_another_seed_another_way(
 ) -> None:
     assert quick(space, predictor, latency) == quick(space, predictor, latency)
     assert quick(space, predictor, latency) != quick(space, predictor, latency, 1)
+
+
+@pytest.mark.parametrize("metrics", [("latency_ms", "params"), ("top1", "latency_ms", "model_size_bytes")])
+def test_one_seed_gives_one_front_of_any_metrics(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer, metrics: tuple[str, ...]
+) -> None:
+    limits = (Constraint("params", 6e6),)
+
+    def run(seed: int) -> Front:
+        return pareto_front(Problem(space, predictor, limits, latency, seed, TINY), metrics)
+
+    assert run(2) == run(2)
+    assert run(2) != run(3)
+
+
+_FRONTS = """
+from bespoke.search import pareto_front
+problem = Problem(s, predictor, (Constraint("params", 5e6),), seed=1, effort=Effort(8, 3))
+for metrics in (("top1", "macs"), ("macs", "peak_memory_bytes", "top1")):
+    front = pareto_front(problem, metrics)
+    print(json.dumps([[c.architecture.to_json(), c.top1] for c in front.members] + [front.evaluations]))
+"""
+
+
+def test_the_number_of_threads_does_not_change_a_front() -> None:
+    one, two = at_one_and_two_threads(_FRONTS)
+    assert len(one.splitlines()) == 2
+    assert one == two
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_twice_the_effort_of_one_seed_loses_next_to_nothing_and_sixteen_times_as_much_gains(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer, seed: int
+) -> None:
+    efforts = (Effort(4, 4), Effort(4, 8), Effort(8, 8), Effort(16, 8), Effort(16, 16))
+    fronts = [
+        pareto_front(Problem(space, predictor, (), latency, seed, effort), members=1000).values
+        for effort in efforts
+    ]
+    together = np.concatenate(fronts)
+    volumes = np.array([shares(front, together) for front in fronts])
+    # A front is no sequence of rounds that the effort cuts off, as a search is: it may lose a little.
+    assert (np.diff(volumes) > -0.01).all()
+    assert volumes[-1] > volumes[0]
 
 
 def test_the_front_reaches_from_the_cheapest_to_about_the_best(
