@@ -25,6 +25,7 @@ from bespoke.search.feasibility import feasible_genome
 from bespoke.search.known import Known
 from bespoke.search.lineages import leaning
 from bespoke.search.linear import Linear, worth
+from bespoke.search.loosening import Draws, loosened
 from bespoke.search.moves import pairs
 from bespoke.search.pareto import advance, nearest, non_dominated, select, thin
 from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem, latency_of
@@ -63,8 +64,8 @@ _FREE_SHARE = (0.05, 0.9)
 """Share of the private genes that may move in one slide, in logarithms: where the front is flat the
 linear model holds for small moves only."""
 
-_SHARED_CHANGES, _RESOLUTION_CHANGES, _CROSSED = 0.12, 0.05, 0.5
-"""About as in a search for one architecture."""
+_CROSSED = 0.5
+"""Share of the slides that start from a parent mixed with a neighbour."""
 
 _LOCAL_EVERY = 3
 """Each so many steps the surroundings of all members are ranked, and the first are evaluated."""
@@ -270,18 +271,14 @@ class _Ascent:
         return self._evaluated(found)
 
     def _loosened(self, parents: Genomes, mates: Genomes) -> tuple[Genomes, NDArray[np.bool_]]:
-        """Parents, some crossed or with shared genes drawn anew, and which of the other genes may move."""
         count, genes = parents.shape
-        chance = np.zeros(genes)
-        chance[self.slides.shared] = _SHARED_CHANGES
-        chance[-1] = _RESOLUTION_CHANGES
-        draws = self.rng.random((3, count, genes), np.float32)
-        drawn = self.rng.integers(0, cardinalities(self.space), (count, genes))
-        crossed = (draws[0] < 0.5) & (self.rng.random((count, 1)) < _CROSSED)
-        bases = np.where(draws[1] < chance, drawn, np.where(crossed, mates, parents)).astype(np.int16)
+        taken, changed, freed = self.rng.random((3, count, genes), np.float32)
+        choices = self.rng.integers(0, cardinalities(self.space), (count, genes))
+        crossed = self.rng.random((count, 1)) < _CROSSED
         low, high = np.log(_FREE_SHARE)
         share = np.exp(self.rng.uniform(low, high, (count, 1)))
-        return bases, (draws[2] < share) | ~self.space.active(parents) | crossed
+        draws = Draws(changed, choices, taken, crossed, freed, share)
+        return loosened(self.space, self.slides.shared, parents, mates, draws)
 
     def _steepness(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The nearest members of each, (P, K), and how steep the front is there, (P, M).

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bespoke.predictors.accuracy import LinearisedPredictor
 from bespoke.search.evaluator import Limits
 from bespoke.search.goals import Goal, MostAccurate
+from bespoke.search.loosening import Draws, loosened
 from bespoke.search.moves import Jumps, pairs
 from bespoke.search.problem import Effort, Problem
 from bespoke.search.seen import Seen
@@ -42,11 +43,6 @@ _FREE_SHARE = (0.1, 0.6), (0.03, 0.2)
 
 _FREE_GENES = 3
 """How many genes may move at least, on average: a small space has no small shares."""
-
-_SHARED_CHANGES = 0.12
-"""Chance of each shared gene but the resolution to be drawn anew before a jump."""
-
-_RESOLUTION_CHANGES = 0.05
 
 _CROSSED = 0.6
 """Share of the jumps that start from a parent mixed with another lineage."""
@@ -215,21 +211,16 @@ def _main_effects(space: SearchSpace, genomes: Genomes, top1: NDArray[np.float64
 def _loosened(
     space: SearchSpace, jumps: Jumps, parents: Genomes, progress: float, rng: np.random.Generator
 ) -> tuple[Genomes, NDArray[np.bool_]]:
-    """Parents, some crossed or with shared genes drawn anew, and which of the other genes may move."""
     count, genes = parents.shape
-    chance = np.zeros(genes)
-    chance[jumps.shared] = _SHARED_CHANGES
-    chance[-1] = _RESOLUTION_CHANGES
-    draws = rng.random((3, count, genes), np.float32)
-    drawn = rng.integers(0, cardinalities(space), (count, genes))
+    changed, freed, taken = rng.random((3, count, genes), np.float32)
+    choices = rng.integers(0, cardinalities(space), (count, genes))
     mates = parents[rng.integers(0, count, count)]
-    crossed = (draws[2] < 0.5) & (rng.random((count, 1)) < _CROSSED)
-    bases = np.where(crossed, mates, parents)
-    bases = np.where(draws[0] < chance, drawn, bases).astype(np.int16)
+    crossed = rng.random((count, 1)) < _CROSSED
     low, high = ((1 - progress) * first + progress * last for first, last in zip(*_FREE_SHARE, strict=True))
     share = np.maximum(rng.uniform(low, high, (count, 1)), _FREE_GENES / genes)
-    free = (draws[1] < share) | ~space.active(parents) | crossed
-    return bases, free
+    return loosened(
+        space, jumps.shared, parents, mates, Draws(changed, choices, taken, crossed, freed, share)
+    )
 
 
 def _mixed(
