@@ -12,12 +12,13 @@ JSON: ``images``, and ``subnets`` with ``macs``, ``fp32``, ``expected`` and ``ob
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.programs import run
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.cost import cost
@@ -29,22 +30,22 @@ from bespoke.supernet.training.evaluation import LabelledImages, model_top1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    run(__doc__, _add_options, measure, _lines)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--supernet", default="ofa-mbv3-imagenette")
     parser.add_argument("--subnets", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    result = measure(options)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print("million MACs    fp32  expected  observed")
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    yield "million MACs    fp32  expected  observed"
     for row in result["subnets"]:
-        print("{:12.0f}  {fp32:.4f}    {expected:.4f}    {observed:.4f}".format(row["macs"] / 1e6, **row))
-    print(f"mean loss: expected {result['expected_loss']:.4f}, observed {result['observed_loss']:.4f}")
+        yield "{:12.0f}  {fp32:.4f}    {expected:.4f}    {observed:.4f}".format(row["macs"] / 1e6, **row)
+    yield f"mean loss: expected {result['expected_loss']:.4f}, observed {result['observed_loss']:.4f}"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.nsga2 import run
 from benchmarks.published import add_files, problem_of
 from bespoke.search import Effort, Front, Problem, hypervolume, non_dominated, pareto_front
-from bespoke.search.evaluator import prices
+from bespoke.search.evaluator import prices_of
 from bespoke.supernet.architecture import Genomes
 
 PAIRS = (
@@ -106,7 +106,7 @@ def _ours(problem: Problem, metrics: Sequence[str], members: int) -> tuple[Front
 def _theirs(
     problem: Problem, metrics: Sequence[str], evaluations: int, seed: int, population: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    known = prices(problem.space, problem.latency)
+    known = prices_of(problem)
 
     def objectives(genomes: Genomes) -> NDArray[np.float64]:
         columns = [-problem.predictor.top1(genomes) if m == "top1" else known[m].of(genomes) for m in metrics]

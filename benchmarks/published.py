@@ -29,4 +29,5 @@ def problem_of(given: argparse.Namespace) -> Problem:
     """The problem without limits that the files tell."""
     table = read_table(given.table)
     space = covered_space(table, make_space(given.space, given.resolutions or SIDES, given.classes))
-    return Problem(space, read_predictor(given.predictor, space), (), table.pricer(space))
+    predictor, precision = read_predictor(given.predictor, space), table.profile.model_precision
+    return Problem(space, predictor, (), table.pricer(space), precision=precision)

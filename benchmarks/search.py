@@ -13,42 +13,32 @@ import json
 import math
 import statistics
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bespoke.latency_tables import TablePricer, covered_space, read_table
-from bespoke.predictors import AccuracyPredictor, MlpPredictor, read_predictor
+from benchmarks.published import add_files, problem_of
+from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, Effort, Problem, search
 from bespoke.search.blas import one_thread
-from bespoke.supernet.architecture import Genomes, SearchSpace
-from bespoke.supernet.spaces import space as make_space
-
-SIDES = tuple(range(8, 513, 4))
-"""Resolutions that a table is asked about; those that it covers are searched."""
+from bespoke.supernet.architecture import Genomes
 
 
 def main() -> None:
     given = _arguments()
-    table = read_table(given.table)
-    space = covered_space(table, make_space(given.space, given.resolutions or SIDES, given.classes))
-    predictor, pricer = read_predictor(given.predictor, space), table.pricer(space)
+    problem = problem_of(given)
     effort = Effort(given.population, given.generations)
     # The first search of a process fills caches that a service keeps.
-    _measure(space, predictor, pricer, max(given.latency_ms), 1, Effort(8, 1))
-    budgets = {
-        f"{limit:g}": _measure(space, predictor, pricer, limit, given.seeds, effort)
-        for limit in given.latency_ms
-    }
+    _measure(problem, max(given.latency_ms), 1, Effort(8, 1))
+    budgets = {f"{limit:g}": _measure(problem, limit, given.seeds, effort) for limit in given.latency_ms}
     rate = _operations_a_second()
     for limit, row in budgets.items():
-        row["floor_s"] = _operations(space, predictor, pricer, float(limit), effort) / rate
+        row["floor_s"] = _operations(problem, float(limit), effort) / rate
     report = {
-        "space": space.name,
-        "resolutions": list(space.dimensions[-1].choices),
+        "space": problem.space.name,
+        "resolutions": list(problem.space.dimensions[-1].choices),
         "seeds": given.seeds,
         "population": effort.population,
         "generations": effort.generations,
@@ -58,7 +48,7 @@ def main() -> None:
     if given.json:
         print(json.dumps(report))
         return
-    print(f"{space.name} at {report['resolutions']} px, {given.seeds} seeds")
+    print(f"{report['space']} at {report['resolutions']} px, {given.seeds} seeds")
     print("budget ms  top1 median  top1 best  top1 worst  slowest ms  CPU s  floor s  evaluations")
     for limit, row in budgets.items():
         print(
@@ -68,20 +58,13 @@ def main() -> None:
         )
 
 
-def _measure(
-    space: SearchSpace,
-    predictor: AccuracyPredictor,
-    pricer: TablePricer,
-    limit: float,
-    seeds: int,
-    effort: Effort,
-) -> dict[str, Any]:
+def _measure(problem: Problem, limit: float, seeds: int, effort: Effort) -> dict[str, Any]:
     """One budget: medians over the seeds, the slowest answer, and the CPU seconds of one search."""
     results, seconds = [], []
     for seed in range(seeds):
-        problem = Problem(space, predictor, (Constraint("latency_ms", limit),), pricer, seed, effort)
+        asked = replace(problem, constraints=(Constraint("latency_ms", limit),), seed=seed, effort=effort)
         began = time.process_time()
-        results.append(search(problem))
+        results.append(search(asked))
         seconds.append(time.process_time() - began)
     top1 = [result.best.top1 for result in results]
     return {
@@ -123,15 +106,14 @@ class _Counted:
         return self.inner.gains(genomes)
 
 
-def _operations(
-    space: SearchSpace, predictor: AccuracyPredictor, pricer: TablePricer, limit: float, effort: Effort
-) -> float:
+def _operations(problem: Problem, limit: float, effort: Effort) -> float:
     """Multiplications and additions in the matrix products of one search; a gradient takes them twice."""
-    if not isinstance(predictor, MlpPredictor):
+    if not isinstance(problem.predictor, MlpPredictor):
         return math.nan
-    counted = _Counted(predictor)
-    search(Problem(space, counted, (Constraint("latency_ms", limit),), pricer, 0, effort))
-    macs = sum(layer.weight.size for network in predictor.networks for layer in network)
+    counted = _Counted(problem.predictor)
+    limits = (Constraint("latency_ms", limit),)
+    search(replace(problem, predictor=counted, constraints=limits, effort=effort))
+    macs = sum(layer.weight.size for network in problem.predictor.networks for layer in network)
     return 2.0 * macs * (counted.predicted + 2 * counted.linearised)
 
 
@@ -152,15 +134,9 @@ def _operations_a_second() -> float:
 def _arguments() -> argparse.Namespace:
     default = Effort()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--predictor", type=Path, required=True, help="predictor.json or acc_predictor.pth")
-    parser.add_argument(
-        "--table", type=Path, nargs="+", required=True, help="latency tables: files or folders"
-    )
+    add_files(parser)
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[15, 20, 25, 30, 60])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--space", default="ofa-mobilenetv3-w1.2")
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--resolutions", type=int, nargs="+", help="sides in pixels; else all covered")
     parser.add_argument("--population", type=int, default=default.population)
     parser.add_argument("--generations", type=int, default=default.generations)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
