@@ -10,16 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.offline import Classes, Predictor, Space, _parts, _print_infeasible, _sides, _sides_in
+from bespoke.cli.offline import (
+    _SEVERAL,
+    Classes,
+    Predictor,
+    Resolutions,
+    Seed,
+    SomeTables,
+    Space,
+    _effort,
+    _parts,
+    _print_infeasible,
+    _sides,
+    _sides_in,
+)
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
-
-_SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
 
 _FIELDS = ("name", "table", "weight")
 """What a line of a fleet tells beside its limits."""
 
-Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same answer.")]
 Population = Annotated[int | None, typer.Option(help="Effort: architectures side by side.")]
 Generations = Annotated[int | None, typer.Option(help="Effort: steps that they take.")]
 
@@ -34,9 +43,7 @@ def pareto(
     context: typer.Context,
     space: Space,
     predictor: Predictor,
-    table: Annotated[
-        list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
-    ] = None,
+    table: SomeTables = None,
     metrics: Annotated[
         str, typer.Option(help="Two or three of top1, latency_ms, macs, flops, params, ...")
     ] = "top1,latency_ms",
@@ -51,12 +58,12 @@ def pareto(
     generations: Generations = None,
 ) -> None:
     """Print the front of two or three metrics, one architecture a line with what the next step buys."""
-    from bespoke.search import Constraint, Effort, Problem, pareto_front
+    from bespoke.search import Constraint, Problem, pareto_front
 
     tables = [*(table or []), *map(Path, context.args)]
     found, accuracy, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
     limits = tuple(Constraint(name, value) for name, value in map(_limit, limit or []))
-    effort = Effort(**_given(population=population, generations=generations))
+    effort = _effort(population, generations)
     problem = Problem(found, accuracy, limits, pricer, seed, effort, precision=precision)
     try:
         front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
@@ -86,7 +93,7 @@ def fleet(
     """
     from bespoke.latency_tables import covered_space, read_table
     from bespoke.predictors import read_predictor
-    from bespoke.search import Constraint, Effort, Problem
+    from bespoke.search import Constraint, Problem
     from bespoke.search import fleet as cover
     from bespoke.supernet.spaces import space as make_space
 
@@ -104,7 +111,7 @@ def fleet(
     for table in () if resolutions else tables.values():
         found = covered_space(table, found)
     accuracy = read_predictor(predictor, found)
-    effort = Effort(**_given(population=population, generations=generations))
+    effort = _effort(population, generations)
     problems = {
         row["name"]: Problem(
             found,
@@ -149,10 +156,6 @@ def _limit(text: str) -> tuple[str, float]:
         raise InvalidInput(
             f"--limit: got {text!r}, expected a metric and a number, as latency_ms=30"
         ) from None
-
-
-def _given(**options: int | None) -> dict[str, int]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _told(candidate: Any) -> dict[str, Any]:

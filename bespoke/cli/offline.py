@@ -21,6 +21,11 @@ Classes = Annotated[int, typer.Option(help="Size of the classifier.")]
 Tables = Annotated[
     list[Path], typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
 ]
+SomeTables = Annotated[
+    list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
+]
+Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same answer.")]
 Predictor = Annotated[Path, typer.Option(help="Accuracy predictor: predictor.json or acc_predictor.pth.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -66,9 +71,7 @@ def search(
     context: typer.Context,
     space: Space,
     predictor: Predictor,
-    table: Annotated[
-        list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
-    ] = None,
+    table: SomeTables = None,
     latency_ms: Annotated[float | None, typer.Option(help="Limit in ms.")] = None,
     macs: Annotated[float | None, typer.Option(help="Limit in multiply-accumulates.")] = None,
     flops: Annotated[float | None, typer.Option(help="Limit in 2 x multiply-accumulates.")] = None,
@@ -90,9 +93,9 @@ def search(
         list[str] | None, typer.Option(help="Leave this choice out, e.g. kernel=7; may be repeated.")
     ] = None,
     alternatives: Annotated[int, typer.Option(help="So many different networks near the best one.")] = 0,
-    resolutions: Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")] = None,
+    resolutions: Resolutions = None,
     classes: Classes = 1000,
-    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    seed: Seed = 0,
     population: Annotated[int | None, typer.Option(help="Effort: lineages that climb.")] = None,
     generations: Annotated[int | None, typer.Option(help="Effort: steps that they climb.")] = None,
     as_json: Json = False,
@@ -101,7 +104,7 @@ def search(
 
     With --min-top1, find the fastest one (or the least of another metric) of that top-1 or more.
     """
-    from bespoke.search import Effort, Problem, restrict
+    from bespoke.search import Problem, restrict
     from bespoke.search import search as run
 
     limits = {
@@ -114,7 +117,6 @@ def search(
     }
     tables = [*(table or []), *map(Path, context.args)]
     found, accuracy_predictor, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
-    effort = {name: v for name, v in (("population", population), ("generations", generations)) if v}
     if min_top1 is not None and minimise is None:
         minimise = "latency_ms" if pricer else "macs"
     problem = Problem(
@@ -123,7 +125,7 @@ def search(
         constraints=_constraints(limits, confidence),
         latency=pricer,
         seed=seed,
-        effort=Effort(**effort),
+        effort=_effort(population, generations),
         minimise=minimise,
         min_top1=min_top1,
         alternatives=alternatives,
@@ -138,6 +140,14 @@ def search(
     if alternatives:
         answer["alternatives"] = [_told(other) for other in result.alternatives]
     _print_best(answer, as_json)
+
+
+def _effort(population: int | None, generations: int | None) -> Any:
+    """What is given of it, and else what is usual."""
+    from bespoke.search import Effort
+
+    given = {"population": population, "generations": generations}
+    return Effort(**{name: value for name, value in given.items() if value is not None})
 
 
 def _constraints(limits: dict[str, float | None], confidence: float | None) -> tuple[Any, ...]:
