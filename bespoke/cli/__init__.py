@@ -10,6 +10,7 @@ import sys
 import typer
 
 from bespoke.cli import (
+    datasets,
     devices,
     fleet,
     fronts,
@@ -26,7 +27,20 @@ from bespoke.supernet.errors import BespokeError
 
 __all__ = ["ERROR", "INFEASIBLE", "app", "main"]
 
-MODULES = (offline, fronts, tables, weights, zoo, predictors, devices, fleet, searches, service, quickstart)
+MODULES = (
+    offline,
+    fronts,
+    tables,
+    weights,
+    zoo,
+    predictors,
+    datasets,
+    devices,
+    fleet,
+    searches,
+    service,
+    quickstart,
+)
 """Every module that brings commands, in the order of the help."""
 
 ERROR = 2

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bespoke.cli.weights import FEWEST_SUBNETS, HELD_OUT, zoo_app
+from bespoke.cli.weights import zoo_app
 from bespoke.cli.zoo import ZooFolder
 from bespoke.supernet.errors import InvalidInput, NotFound
 
@@ -37,7 +37,7 @@ def zoo_measure(
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Measure subnets on held-out training images; the same command with the same file goes on."""
-    from bespoke.predictors.card import measure_subnets
+    from bespoke.predictors.card import hold_out, measure_subnets
     from bespoke.predictors.dataset import Shard
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.zoo import entry
@@ -46,7 +46,7 @@ def zoo_measure(
     if unsure and own.count > 1:
         raise InvalidInput("--unsure: rounds need all that was measured; choose them without --shard")
     found = read_split(images, "train", side, cache)
-    _, held_out = found.split(min(HELD_OUT, len(found) // 5), seed)
+    _, held_out = hold_out(found, seed)
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
         shard=own if own.count > 1 else None, device=device, report=_progress,
@@ -63,7 +63,7 @@ def zoo_fit(
 ) -> None:
     """Fit a supernet's accuracy predictor on measured subnets; a running service takes it up."""
     from bespoke.predictors.card import fit_predictor, write_card
-    from bespoke.predictors.dataset import merge_datasets
+    from bespoke.predictors.dataset import FEWEST_SUBNETS, merge_datasets
     from bespoke.predictors.fitting import LEARNERS
     from bespoke.supernet.zoo import entry
 

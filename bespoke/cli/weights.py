@@ -15,10 +15,6 @@ import typer
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.zoo import ZooEntry
 
-HELD_OUT = 1000
-"""Training images kept back for the accuracy predictor; a fifth of them where there are few."""
-FEWEST_SUBNETS = 30
-"""A third of them judges the predictor, and it is fitted on 20 at least."""
 DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
@@ -82,6 +78,8 @@ def train(
     import torch
 
     from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
+    from bespoke.predictors.card import hold_out
+    from bespoke.predictors.dataset import FEWEST_SUBNETS
     from bespoke.supernet import zoo
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
@@ -98,7 +96,7 @@ def train(
     report = _progress if group.leads else _silent
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
     _tell_skipped((*images.skipped, *validation.skipped), run, report)
-    training, held_out = images.split(min(HELD_OUT, len(images) // 5), seed)
+    training, held_out = hold_out(images, seed)
     started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
     sides = _sides(resolutions, space, started)
     if started and space in (None, started.space.name):

@@ -72,7 +72,7 @@ def collect_actively(
         )
     first = collect(space, count - unsure, measure, path, seed, images=images)
     found = list(first.architectures)
-    for number, size in enumerate(_shares(unsure, rounds), 1):
+    for number, size in enumerate(round_sizes(unsure, rounds), 1):
         known = read_dataset(path, space)
         of_round = zip(known.architectures, known.rounds, strict=True)
         own = [a for a, r in of_round if r == number and a not in found][:size]
@@ -80,16 +80,44 @@ def collect_actively(
             targets = dict(zip(known.architectures, known.targets(), strict=True))
             seen = found[aside:]
             taken = frozenset(known.architectures)
-            chosen = most_unsure(
-                space,
-                encode(space, seen),
-                np.array([targets[a] for a in seen]),
-                _fresh(space, size * POOL, [seed, number], taken),
-                size - len(own),
-            )
-            own += measured(space, chosen, measure, path, images=images, number=number).architectures
+            top1 = np.array([targets[a] for a in seen])
+            chosen = choose_round(space, seen, top1, size, [seed, number], taken)
+            left = chosen[: size - len(own)]
+            own += measured(space, left, measure, path, images=images, number=number).architectures
         found += own
     return measured(space, found, _nothing_left, path)
+
+
+def choose_round(
+    space: SearchSpace,
+    seen: Sequence[Architecture],
+    top1: NDArray[np.float64],
+    count: int,
+    seed: Sequence[int],
+    taken: frozenset[Architecture],
+) -> tuple[Architecture, ...]:
+    """Choose what a round measures, out of a fresh draw.
+
+    Args:
+        space: The space of all of them.
+        seen: What the choice may go by.
+        top1: What was measured of these, in [0, 1], (N,).
+        count: How many the round has.
+        seed: Of the draw.
+        taken: What is measured already, and so is not chosen.
+    """
+    pool = _fresh(space, count * POOL, seed, taken)
+    return most_unsure(space, encode(space, seen), top1, pool, count)
+
+
+def round_sizes(total: int, rounds: int) -> list[int]:
+    """How many architectures each of some rounds chooses.
+
+    Args:
+        total: How many all of them choose.
+        rounds: How many there are.
+    """
+    return [total * (i + 1) // rounds - total * i // rounds for i in range(rounds)]
 
 
 def most_unsure(
@@ -136,10 +164,6 @@ def _fresh(
     """Architectures that are not measured yet."""
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return tuple(a for a in stratified(space, count, number) if a not in taken)
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
 
 
 def _nothing_left(architecture: Architecture) -> float:

@@ -20,12 +20,14 @@ from bespoke.predictors.accuracy import read_predictor
 from bespoke.predictors.active import collect_actively
 from bespoke.predictors.dataset import (
     DATASET,
+    HELD_OUT,
     AccuracyDataset,
     Measure,
     Measurement,
     Shard,
     collect,
     measured,
+    set_aside,
     write_dataset,
 )
 from bespoke.predictors.fitting import LEARNER, LEARNERS, Learner, cross_predictions, fit, rmse
@@ -45,8 +47,6 @@ from bespoke.supernet.training.evaluation import (
 )
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
-UNSEEN = 200
-"""Subnets of the data set that the predictor never sees, a third of small sets: for tau, RMSE, interval."""
 FEWEST_TO_SELECT = 50
 """Subnets in which searches are simulated."""
 
@@ -81,24 +81,54 @@ def measure_subnets(
         device: Where the subnets run.
         report: Gets a line of progress now and then.
     """
-    network, table = load_supernet(entry)
     images = LabelledImages(held_out, views=views)
+    score = top1_measure(entry, images, device=device)
     began, done = time.monotonic(), 0
 
     def measure(architecture: Architecture) -> Measurement:
         nonlocal done
-        score = subnet_score(network, architecture, table, images, device=device)
+        found = score(architecture)
         done += 1
         if done % 25 == 0:
             report(f"measured {done} subnets, {(time.monotonic() - began) / done:.2f} s each")
-        return Measurement(score.top1, round(score.smooth, 6))
+        return found
 
     if shard is not None or not unsure:
         return collect(entry.space, subnets, measure, dataset, seed, images=len(images), shard=shard)
-    aside = _aside(subnets - unsure)
+    aside = set_aside(subnets - unsure)
     return collect_actively(
         entry.space, subnets, measure, dataset, seed, unsure=unsure, aside=aside, images=len(images)
     )
+
+
+def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Part training images: what a supernet is trained on, and what its subnets are measured on.
+
+    Args:
+        training: All of them.
+        seed: The training's: the same one parts the same images.
+    """
+    return training.split(min(HELD_OUT, len(training) // 5), seed)
+
+
+def top1_measure(
+    entry: zoo.ZooEntry, images: LabelledImages, *, threads: int = 2, device: torch.device | str = "cpu"
+) -> Callable[[Architecture], Measurement]:
+    """What measures the subnets of a supernet, whose weights are loaded once.
+
+    Args:
+        entry: A zoo entry with weights and statistics.
+        images: What to measure on.
+        threads: Threads of the runtime.
+        device: Where the subnets run.
+    """
+    network, table = load_supernet(entry)
+
+    def measure(architecture: Architecture) -> Measurement:
+        score = subnet_score(network, architecture, table, images, threads, device)
+        return Measurement(score.top1, round(score.smooth, 6))
+
+    return measure
 
 
 def fit_predictor(
@@ -126,7 +156,7 @@ def fit_predictor(
         The card's fields on the predictor.
     """
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
-    aside, targets = _aside(dataset.rounds.count(0)), dataset.targets()
+    aside, targets = set_aside(dataset.rounds.count(0)), dataset.targets()
     unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], targets[aside:])
     report(f"fitting the accuracy predictor on {len(top1)} subnets")
     judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
@@ -237,11 +267,6 @@ def _selection_bias(
         return 0.0
     crossed = cross_predictions(entry.space, genomes, targets, seed, learner=learner)
     return max(0.0, selection_error(CostTable(entry.space).macs(genomes), crossed, top1, seed))
-
-
-def _aside(drawn: int) -> int:
-    """How many of the subnets that follow from the seed are set aside."""
-    return min(UNSEEN, drawn // 3)
 
 
 def _points(

@@ -25,6 +25,13 @@ from bespoke.supernet.genomes import stratified
 DATASET = "accuracy.jsonl"
 """The data set, kept in a zoo entry beside the predictor that was fitted on it."""
 
+HELD_OUT = 1000
+"""Training images kept back for the accuracy predictor; a fifth of them where there are few."""
+FEWEST_SUBNETS = 30
+"""A third of them judges the predictor, and it is fitted on 20 at least."""
+UNSEEN = 200
+"""Subnets of the data set that the predictor never sees, a third of small sets: for tau, RMSE, interval."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -152,8 +159,13 @@ def merge_datasets(paths: Sequence[Path], space: SearchSpace) -> AccuracyDataset
 def write_dataset(dataset: AccuracyDataset, path: Path) -> None:
     """Replace a file by a data set."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(_line(row) for row in _rows(dataset)))
+    partial.write_text(dataset_text(dataset))
     partial.replace(path)
+
+
+def dataset_text(dataset: AccuracyDataset) -> str:
+    """A data set as its JSON lines."""
+    return "".join(_line(row) for row in _rows(dataset))
 
 
 def collect(
@@ -185,10 +197,33 @@ def collect(
         FileInvalid: The file holds something else.
         InvalidInput: ``measure`` gave no share, or the space holds fewer architectures.
     """
-    chosen, own = stratified(space, count, seed), shard or Shard()
-    if len(chosen) < count:
-        raise InvalidInput(f"{space.name} gave {len(chosen)} different architectures, asked for {count}")
-    return measured(space, chosen[own.number :: own.count], measure, path, images=images)
+    own = shard or Shard()
+    return measured(space, drawn(space, count, seed)[own.number :: own.count], measure, path, images=images)
+
+
+def drawn(space: SearchSpace, count: int, seed: int) -> tuple[Architecture, ...]:
+    """The first architectures of a seed's data set.
+
+    Args:
+        space: The space to draw from.
+        count: How many.
+        seed: Decides which.
+
+    Raises:
+        InvalidInput: The space holds fewer.
+    """
+    if len(found := stratified(space, count, seed)) < count:
+        raise InvalidInput(f"{space.name} gave {len(found)} different architectures, asked for {count}")
+    return found
+
+
+def set_aside(drawn: int) -> int:
+    """How many subnets of a data set judge its predictor, which never sees them: its first ones.
+
+    Args:
+        drawn: How many of the set follow from its seed.
+    """
+    return min(UNSEEN, drawn // 3)
 
 
 def measured(

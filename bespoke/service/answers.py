@@ -7,9 +7,20 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from bespoke.service import orm, schemas
-from bespoke.service.store import Store
+from bespoke.service.store import ShardState, Store
 
-__all__ = ["campaign", "device", "fleet", "search", "subnet", "table", "table_content", "warnings_of"]
+__all__ = [
+    "campaign",
+    "dataset",
+    "dataset_href",
+    "device",
+    "fleet",
+    "search",
+    "subnet",
+    "table",
+    "table_content",
+    "warnings_of",
+]
 
 MOST_SEARCHES = 100
 NOT_CAMPAIGNS = ("networks", "few-shot")
@@ -263,3 +274,42 @@ def fleet(row: orm.Fleet, store: Store) -> schemas.Fleet:
         evaluations=answer["evaluations"],
         created_at=row.created_at,
     )
+
+
+def dataset(row: orm.Dataset, store: Store) -> schemas.Dataset:
+    """A data set with its progress and its shards."""
+    job, shards = store.job(row.job_id), store.shards(row.id)
+    done, total = sum(shard.done for shard in shards), row.request["subnets"]
+    return schemas.Dataset(
+        id=row.id,
+        supernet=row.supernet,
+        supernet_digest=row.supernet_digest,
+        request=row.request,
+        state=cast(schemas.JobState, job.state),
+        progress=schemas.DatasetProgress(done=done, total=total, fraction=done / total),
+        shards=[_shard(shard) for shard in shards],
+        job_id=job.id,
+        error=(job.error or {}).get("detail"),
+        predictor=row.result,
+        file=f"{dataset_href(row)}/accuracy.jsonl",
+        created_at=row.created_at,
+        finished_at=job.finished_at,
+    )
+
+
+def _shard(shard: ShardState) -> schemas.DatasetShard:
+    return schemas.DatasetShard(
+        round=shard.round,
+        number=shard.number,
+        state=cast(schemas.JobState, shard.job.state),
+        done=shard.done,
+        total=shard.total,
+        worker=shard.job.worker_id,
+        job_id=shard.job.id,
+        error=(shard.job.error or {}).get("detail"),
+    )
+
+
+def dataset_href(row: orm.Dataset) -> str:
+    """Where a data set is read."""
+    return f"/v1/supernets/{row.supernet}/datasets/{row.id}"

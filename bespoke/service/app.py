@@ -22,6 +22,7 @@ from bespoke.service.models import QueuedModels, WarmModels
 from bespoke.service.routers import (
     artifacts,
     campaigns,
+    datasets,
     devices,
     fleets,
     health,
@@ -38,7 +39,20 @@ from bespoke.service.workplace import open_workplace
 
 __all__ = ["create_app", "open_service"]
 
-ROUTERS = (health, supernets, devices, tables, campaigns, leases, artifacts, searches, fleets, subnets, jobs)
+ROUTERS = (
+    health,
+    supernets,
+    datasets,
+    devices,
+    tables,
+    campaigns,
+    leases,
+    artifacts,
+    searches,
+    fleets,
+    subnets,
+    jobs,
+)
 DESCRIPTION = """
 A latency (or MACs, memory, size) budget and a device go in; the network that fits comes out, as ONNX
 with its weights. Errors are `application/problem+json` (RFC 9457) with stable types. Limits,

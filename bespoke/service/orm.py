@@ -20,6 +20,9 @@ __all__ = [
     "Campaign",
     "CampaignAgent",
     "CampaignEntry",
+    "Dataset",
+    "DatasetShard",
+    "DatasetSubnet",
     "Device",
     "Fleet",
     "Job",
@@ -338,6 +341,53 @@ class Fleet(Base):
     request: Mapped[dict[str, Any]]
     answer: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class Dataset(Base):
+    """Subnets to measure for an accuracy predictor: its job says how that goes.
+
+    ``request`` has what was asked for, whole; ``result`` tells of the predictor once one was fitted.
+    """
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    supernet: Mapped[str] = mapped_column(index=True)
+    supernet_digest: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    job_id: Mapped[str]
+    result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class DatasetShard(Base):
+    """What one worker measures of one round of a data set: the newest job of it says how that goes."""
+
+    __tablename__ = "dataset_shards"
+
+    dataset_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+
+
+class DatasetSubnet(Base):
+    """One subnet of a data set: to be measured, or measured once ``measured_at`` is set.
+
+    Positions are in the order in which the subnets were chosen; round 0 follows from the seed alone.
+    """
+
+    __tablename__ = "dataset_subnets"
+
+    dataset_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    round: Mapped[int]
+    shard: Mapped[int]
+    architecture: Mapped[dict[str, Any]]
+    top1: Mapped[float | None]
+    smooth: Mapped[float | None]
+    images: Mapped[int | None]
+    measured_at: Mapped[datetime | None]
 
 
 class ArtifactRow(Base):

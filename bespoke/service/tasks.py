@@ -28,6 +28,7 @@ from bespoke.latency_tables import (
 from bespoke.latency_tables.learning import scaled_to, with_networks
 from bespoke.service.archiving import grow_archive
 from bespoke.service.artifacts import Artifact
+from bespoke.service.collecting import draw_round, fit_dataset, measure_shard
 from bespoke.service.models import MEDIA_TYPE, metadata
 from bespoke.service.orm import Campaign
 from bespoke.service.revisions import to_keep
@@ -216,6 +217,9 @@ TASKS: Mapping[str, Callable[[Workplace, dict[str, Any]], dict[str, Any]]] = {
     "write-candidates": write_candidates,
     "learn-table": learn_table,
     "measure-top1": measure_top1,
+    "draw-round": draw_round,
+    "measure-shard": measure_shard,
+    "fit-dataset": fit_dataset,
 }
 
 

@@ -58,7 +58,7 @@ ONLINE_S, GONE_S, POLL_S = 90.0, 300.0, 0.2
 """Silence after which no agent counts as online, and one that was awaited counts as gone."""
 
 DEFAULT_EFFORT = "standard"
-_TRAINING = ("val", "valid", "validation", "train", ".")
+_ANY = ("val", "valid", "validation", "train", ".")
 
 
 def require(place: Workplace, request: SearchRequest) -> None:
@@ -99,16 +99,17 @@ def verify_search(place: Workplace, run: Run) -> Json:
     return run.step("finish", lambda: _finish(place, search_id, result))
 
 
-def data_folder(place: Workplace, entry: ZooEntry) -> Path | None:
+def data_folder(place: Workplace, entry: ZooEntry, splits: Sequence[str] = _ANY) -> Path | None:
     """The registered image folder with a supernet's classes; None where there is none.
 
-    Registered are the folder ``BESPOKE_DATA`` itself and the folders in it.
+    Registered are the folder ``BESPOKE_DATA`` itself and the folders in it. ``splits`` names the folders
+    inside one that may hold its classes.
     """
     root, classes = place.settings.data, entry.card.get("classes")
     if root is None or not classes or not root.is_dir():
         return None
     for folder in (root, *sorted(one for one in root.iterdir() if one.is_dir())):
-        for split in _TRAINING:
+        for split in splits:
             inside = folder / split
             if inside.is_dir() and {one.name for one in inside.iterdir() if one.is_dir()} == set(classes):
                 return folder

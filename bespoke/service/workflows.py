@@ -10,6 +10,7 @@ from bespoke.predictors.accuracy import AccuracyPredictor
 from bespoke.search.probes import table_plan
 from bespoke.service.checking import check_plan, judge
 from bespoke.service.children import Child
+from bespoke.service.datasets import collect_dataset, measure_shard
 from bespoke.service.engines.protocol import Json, Run, Workflows
 from bespoke.service.models import ModelMaker
 from bespoke.service.orm import Campaign, StoredTable
@@ -30,6 +31,8 @@ def workflows(place: Workplace, models: ModelMaker) -> Workflows:
         "materialise": partial(materialise, place, models),
         "grow-archive": partial(grow_archive, place),
         "verify-search": partial(verify_search, place),
+        "collect-dataset": partial(collect_dataset, place),
+        "measure-shard": partial(measure_shard, place),
     }
 
 

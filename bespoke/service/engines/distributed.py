@@ -33,10 +33,23 @@ APPLICATION = "bespoke"
 VERSION = "1"
 WORKFLOW = "bespoke.job"
 # Queue to polling interval in seconds. A user waits for a model, nobody for the start of the others.
-QUEUES = {"models": 0.1, "campaigns": 0.5, "archives": 1.0, "verifications": 0.5}
-# Jobs of these mostly wait for agents, so one worker takes many of them at once.
-WAITING = {"verifications": 16}
-_QUEUE_OF = {"materialise": "models", "grow-archive": "archives", "verify-search": "verifications"}
+QUEUES = {
+    "models": 0.1,
+    "campaigns": 0.5,
+    "archives": 1.0,
+    "verifications": 0.5,
+    "datasets": 1.0,
+    "shards": 1.0,
+}
+# Jobs of these mostly wait for agents or for other jobs, so one worker takes many of them at once.
+WAITING = {"verifications": 16, "datasets": 16}
+_QUEUE_OF = {
+    "materialise": "models",
+    "grow-archive": "archives",
+    "verify-search": "verifications",
+    "collect-dataset": "datasets",
+    "measure-shard": "shards",
+}
 
 logging.getLogger("dbos").setLevel(logging.WARNING)
 

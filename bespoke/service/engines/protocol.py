@@ -42,6 +42,7 @@ class Run:
         step: Runs its steps.
         stopped: Whether the job was cancelled or its worker is shutting down; long steps ask it.
         progress: Tells how far the job is, from 0 to 1.
+        engine: Runs further jobs that this one wants done.
     """
 
     job_id: str
@@ -49,6 +50,7 @@ class Run:
     step: Step
     stopped: Callable[[], bool]
     progress: Callable[[float], None]
+    engine: JobEngine
 
 
 Workflow = Callable[[Run], Json]

@@ -48,7 +48,7 @@ class Runtime:
         Args:
             settings: Its name, and how often it does what.
             store: Keeps the status of jobs.
-            engine: Rescues jobs.
+            engine: Rescues jobs, and runs those that others want done.
             workflows: What to run, by the kind of job.
             chores: What to do now and then beside them.
         """
@@ -110,6 +110,7 @@ class Runtime:
             step=self._step,
             stopped=lambda: self._stopping.is_set() or self._store.cancelled(job_id),
             progress=lambda fraction: self._store.progress_job(job_id, fraction),
+            engine=self._engine,
         )
         try:
             result = self._workflows[job.kind](run)

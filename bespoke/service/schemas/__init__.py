@@ -13,6 +13,14 @@ from bespoke.service.schemas.campaigns import (
     Progress,
 )
 from bespoke.service.schemas.common import ApiName, Request, RevisionName, SupernetName
+from bespoke.service.schemas.datasets import (
+    ActiveRounds,
+    Dataset,
+    DatasetProgress,
+    DatasetRequest,
+    Datasets,
+    DatasetShard,
+)
 from bespoke.service.schemas.devices import Device, DeviceRequest, Devices, Profile
 from bespoke.service.schemas.fleets import Fleet, FleetArchitecture, FleetRequest, Served, Simplification
 from bespoke.service.schemas.health import Health, Readiness
@@ -51,6 +59,7 @@ from bespoke.service.schemas.tables import FewShotChoice, FewShotRequest, Source
 from bespoke.service.schemas.verifications import VerificationRound, Verified, VerifiedCandidate
 
 __all__ = [
+    "ActiveRounds",
     "ApiName",
     "Campaign",
     "CampaignAgent",
@@ -61,6 +70,11 @@ __all__ = [
     "Check",
     "CheckRequest",
     "Constraints",
+    "Dataset",
+    "DatasetProgress",
+    "DatasetRequest",
+    "DatasetShard",
+    "Datasets",
     "Device",
     "DeviceRequest",
     "Devices",

@@ -11,6 +11,7 @@ from bespoke.service.store.archives import ArchiveKey, Archives
 from bespoke.service.store.artifacts import Artifacts
 from bespoke.service.store.campaigns import Campaigns, EntryModel
 from bespoke.service.store.database import new_id
+from bespoke.service.store.datasets import Datasets, ShardState
 from bespoke.service.store.devices import Devices
 from bespoke.service.store.jobs import Jobs
 from bespoke.service.store.keys import Keys
@@ -26,6 +27,7 @@ __all__ = [
     "LeasedEntry",
     "MeasuredEntry",
     "Reported",
+    "ShardState",
     "Store",
     "TableToKeep",
     "new_id",
@@ -44,6 +46,7 @@ class Store(
     Archives,
     Searches,
     Verifications,
+    Datasets,
     Jobs,
     Workers,
 ):

@@ -148,8 +148,10 @@ def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
     images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side, 3))
     good = decode_into(images, paths)
     images.flush()
-    np.save(kept.with_suffix(".good.npy"), good)
-    # Last: where this file stands, both are whole.
+    told = kept.with_suffix(f".{os.getpid()}.npy")
+    np.save(told, good)
+    told.replace(kept.with_suffix(".good.npy"))
+    # Last: where this file stands, both are whole, also while another process decodes the same images.
     partial.replace(kept)
 
 

@@ -1,0 +1,91 @@
+"""The heavy work of a data set, done in child processes (see ``tasks.py``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from bespoke.predictors.dataset import drawn, set_aside
+from bespoke.service.datasets import images_folder, measured_so_far, supernet_of
+from bespoke.service.workplace import Workplace
+from bespoke.supernet.architecture import read_architecture
+from bespoke.supernet.errors import BespokeError, FileInvalid, TaskFailed
+
+__all__ = ["draw_round", "fit_dataset", "measure_shard"]
+
+NICENESS = 10
+"""A shard takes hours: whoever waits for a model or an archive comes first."""
+
+logger = logging.getLogger(__name__)
+
+
+def draw_round(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Choose the subnets of a round: by the seed first, then by what was measured (``active.py``)."""
+    dataset, number = place.store.dataset(arguments["dataset_id"]), arguments["round"]
+    request, space = dataset.request, supernet_of(place, dataset).space
+    active = request["active"] or {"subnets": 0, "rounds": 0}
+    first = request["subnets"] - active["subnets"]
+    if number == 0:
+        chosen = drawn(space, first, request["seed"])
+    else:
+        from bespoke.predictors.active import choose_round, round_sizes
+
+        known = measured_so_far(place, dataset)
+        size = round_sizes(active["subnets"], active["rounds"])[number - 1]
+        aside = set_aside(first)
+        seen, top1 = known.architectures[aside:], known.targets()[aside:]
+        taken = frozenset(known.architectures)
+        chosen = choose_round(space, seen, top1, size, [request["seed"], number], taken)
+    told = [architecture.to_json() for architecture in chosen]
+    place.store.add_round(dataset.id, number, request["shards"], told)
+    return {"subnets": len(told)}
+
+
+def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Measure what is left of a shard, and keep each subnet as soon as it is measured."""
+    from bespoke.predictors.card import hold_out, top1_measure
+    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.evaluation import LabelledImages
+
+    os.nice(NICENESS)
+    dataset = place.store.dataset(arguments["dataset_id"])
+    entry, request = supernet_of(place, dataset), dataset.request
+    every = place.store.dataset_subnets(dataset.id)
+    own = [row for row in every if (row.round, row.shard) == (arguments["round"], arguments["shard"])]
+    left = [row for row in own if row.measured_at is None]
+    if not left:
+        return {"measured": 0}
+    folder = images_folder(place, entry)
+    if folder is None:
+        raise BespokeError(f"the training images of supernet {entry.name!r} are gone: look at BESPOKE_DATA")
+    training = read_split(folder, "train", request["side"], place.settings.var / "images")
+    _, held_out = hold_out(training, request["seed"])
+    if not len(held_out):
+        raise FileInvalid(folder, f"got {len(training)} training images, expected 5 or more to hold out of")
+    images = LabelledImages(held_out, views=request["views"])
+    elsewhere = {row.images for row in every if row.images} - {len(images)}
+    if elsewhere:
+        raise TaskFailed(
+            "measure-shard",
+            f"subnets of this data set were measured on {min(elsewhere)} images, and here are {len(images)}: "
+            "all workers need the same image folder",
+        )
+    measure = top1_measure(entry, images, threads=place.settings.child_threads)
+    for row in left:
+        found = measure(read_architecture(entry.space, row.architecture))
+        place.store.keep_measured(dataset.id, row.position, found.top1, found.smooth, len(images))
+    return {"measured": len(left)}
+
+
+def fit_dataset(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Fit the supernet's predictor on a data set and put it into the zoo, whence it is served."""
+    from bespoke.predictors.card import fit_predictor, write_card
+
+    dataset = place.store.dataset(arguments["dataset_id"])
+    entry, measured = supernet_of(place, dataset), measured_so_far(place, dataset)
+    fields = fit_predictor(entry, measured, seed=dataset.request["seed"], report=logger.info)
+    write_card(entry, fields)
+    result = {"predictor_revision": place.catalogue.predictor(entry.name).revision, **fields}
+    place.store.finish_dataset(dataset.id, result)
+    return result
