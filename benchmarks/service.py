@@ -191,6 +191,8 @@ class _Connections:
     async def send(self, method: str, path: str, body: Json | None = None) -> int:
         """Send a request, read its answer, and give the status."""
         host, port = self._address.hostname, self._address.port
+        while self._free and self._free[-1][0].at_eof():
+            self._free.pop()  # the service closes what lies idle
         reader, writer = self._free.pop() if self._free else await asyncio.open_connection(host, port)
         content = b"" if body is None else json.dumps(body).encode()
         lines = (

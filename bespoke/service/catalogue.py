@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -56,9 +57,12 @@ class Catalogue:
         Raises:
             Unavailable: The supernet came without one.
         """
-        entry = self.entry(name)
+        return self.predictor_of(self.entry(name))
+
+    def predictor_of(self, entry: zoo.ZooEntry) -> AccuracyPredictor:
+        """See ``predictor``."""
         if not (entry.folder / "predictor.json").is_file():
-            raise Unavailable(f"supernet {name!r} has no accuracy predictor: it cannot be searched")
+            raise Unavailable(f"supernet {entry.name!r} has no accuracy predictor: it cannot be searched")
         return self._once(
             ("predictor", entry.digest, _stamps(entry.folder, PREDICTOR_FILES)),
             lambda: read_predictor(entry.folder / "predictor.json", entry.space),
@@ -97,7 +101,10 @@ class Catalogue:
         Raises:
             TableIncomplete: The table lacks ops of the space.
         """
-        entry = self.entry(supernet)
+        return self.pricer_of(self.entry(supernet), table)
+
+    def pricer_of(self, entry: zoo.ZooEntry, table: LatencyTable) -> TablePricer:
+        """See ``pricer``."""
         return self._once(
             ("pricer", entry.digest, table.revision, table.profile.digest), lambda: table.pricer(entry.space)
         )
@@ -136,12 +143,12 @@ class Catalogue:
 
 def _stamps(folder: Path, files: tuple[str, ...]) -> tuple[tuple[int, int, int] | None, ...]:
     """What tells that a file is another one than before: cheap enough to ask for at every request."""
-    return tuple(_stamp(folder / name) for name in files)
+    return tuple([_stamp(f"{folder}{os.sep}{name}") for name in files])
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except (OSError, ValueError):  # None there; or the name is none that a file can have.
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -98,7 +98,8 @@ def ground(place: Workplace, request: SearchRequest, revisions: Mapping[str, str
     if request.device in request.devices:
         raise ConstraintInvalid("devices", request.device, "the main device in `device` only")
     catalogue = place.catalogue
-    entry, predictor = catalogue.entry(request.supernet), catalogue.predictor(request.supernet)
+    entry = catalogue.entry(request.supernet)
+    predictor = catalogue.predictor_of(entry)
     tables = {
         device: catalogue.read(_row(place, device, request.supernet, revisions))
         for device in [*([request.device] if request.device else []), *request.devices]
@@ -130,7 +131,7 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
     if request.pareto is not None and request.min_top1 is not None:
         raise ConstraintInvalid("pareto", list(objectives(request) or ()), "a front, or min_top1: not both")
     pricers = {
-        device: place.catalogue.pricer(request.supernet, table) for device, table in ground.others.items()
+        device: place.catalogue.pricer_of(ground.entry, table) for device, table in ground.others.items()
     }
     named = [
         Constraint("latency_ms", limits.latency_ms.limit, limits.latency_ms.confidence, device)
@@ -141,7 +142,7 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
         space=ground.entry.space,
         predictor=ground.predictor,
         constraints=(*limits_of(request.constraints), *named),
-        latency=place.catalogue.pricer(request.supernet, ground.main) if ground.main else None,
+        latency=place.catalogue.pricer_of(ground.entry, ground.main) if ground.main else None,
         devices=pricers,
         seed=request.seed,
         effort=Effort(**request.effort.model_dump(exclude_none=True)),
