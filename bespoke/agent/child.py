@@ -6,47 +6,38 @@ line for each network, answered with a measurement or ``{"error": text}``. It en
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import os
-import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bespoke.agent.affinity import pinned
 from bespoke.agent.conditions import read_conditions
 from bespoke.agent.measure import measure
 from bespoke.agent.runtimes import Runtime, open_runtime
 from bespoke.latency_tables import Timing
+from bespoke.supernet.child_processes import answer, meet_parent
 from bespoke.supernet.errors import BespokeError, InvalidInput, NotFound
 
 __all__ = ["main"]
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Serve one parent until it closes the pipe or ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    # Anything that a runtime prints must not get between the answers.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    first = sys.stdin.readline()
-    if not first:
+    met = meet_parent()
+    if met is None:
         return
-    set_up = json.loads(first)
-    _end_with(set_up["parent"])
+    set_up, answers = met
     # Before the runtime is imported: some count the cores at that moment.
     with pinned(set_up["threads"]) if set_up["pin"] else nullcontext(()) as cores:
         runtime, facts = _open(set_up)
-        _answer(answers, facts)
+        answer(answers, facts)
         if runtime is not None:
             for line in sys.stdin:
-                _answer(answers, _measured(runtime, json.loads(line), cores))
+                answer(answers, _measured(runtime, json.loads(line), cores))
 
 
 def _open(set_up: dict[str, Any]) -> tuple[Runtime | None, dict[str, Any]]:
@@ -75,19 +66,6 @@ def _checked(path: Path, sha256: str) -> Path:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
             raise InvalidInput(f"{path}: its sha256 is not {sha256}; it was changed since it was fetched")
     return path
-
-
-def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, where the kernel can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the parent process has ended already")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,12 @@ with ``{"result": ...}`` or ``{"error": text}``. Every task is idempotent.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from bespoke.latency_tables import (
     DeviceProfile,
@@ -35,12 +32,12 @@ from bespoke.service.revisions import to_keep
 from bespoke.service.settings import Settings
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet.architecture import read_architecture
+from bespoke.supernet.child_processes import answer, meet_parent
 from bespoke.supernet.errors import BespokeError
 from bespoke.supernet.zoo import ZooEntry
 
 __all__ = ["TASKS", "main"]
 
-PR_SET_PDEATHSIG = 1
 MOST_IMAGES = 2000
 
 logger = logging.getLogger(__name__)
@@ -225,19 +222,14 @@ TASKS: Mapping[str, Callable[[Workplace, dict[str, Any]], dict[str, Any]]] = {
 
 def main() -> None:
     """Serve one parent until it closes the pipe or ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    # Anything that a library prints must not get between the answers.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    first = sys.stdin.readline()
-    if not first:
+    met = meet_parent()
+    if met is None:
         return
-    set_up = json.loads(first)
-    _end_with(set_up["parent"])
+    set_up, answers = met
     place = open_workplace(Settings(**set_up["settings"]))
     for line in sys.stdin:
         request = json.loads(line)
-        _answer(answers, _do(place, request["task"], request["arguments"]))
+        answer(answers, _do(place, request["task"], request["arguments"]))
 
 
 def _do(place: Workplace, task: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -248,19 +240,6 @@ def _do(place: Workplace, task: str, arguments: dict[str, Any]) -> dict[str, Any
     except Exception as error:
         logger.exception("task %s failed", task)
         return {"error": f"{type(error).__name__}: {error}"}
-
-
-def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, where the kernel can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the parent process has ended already")
 
 
 if __name__ == "__main__":
