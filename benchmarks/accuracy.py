@@ -67,6 +67,7 @@ from bespoke.supernet.training.evaluation import (
 from bespoke.supernet.training.phase import Phase, scaled
 from bespoke.supernet.training.processes import Group
 from bespoke.supernet.training.recipes import recipe
+from bespoke.supernet.whole_files import replacing
 
 RECIPES = {"progressive_shrinking": "progressive_shrinking", "sandwich": "plain"}
 RATE = 2e-3
@@ -102,8 +103,8 @@ class Setup:
         if not path.exists():
             found = make()
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".partial").write_text(json.dumps(found))
-            path.with_suffix(".partial").replace(path)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(found))
             print(f"{name}: {json.dumps(found)[:200]}", flush=True)
         return json.loads(path.read_text())
 
@@ -278,8 +279,8 @@ def _within_budgets(setup: Setup) -> list[tuple[float, Architecture]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         plan = plan_profiling(setup.space, effort=setup.options.effort)
         table = profile_here(setup.space, setup.options, plan)
-        path.with_suffix(".partial").write_text(json.dumps(table.to_json()))
-        path.with_suffix(".partial").replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(table.to_json()))
     pricer = LatencyTable.from_json(json.loads(path.read_text())).pricer(setup.space)
     predictor = read_predictor(setup.entry.folder / "predictor.json", setup.space)
     low, high = feasible_ranges(setup.space, pricer)["latency_ms"]

@@ -30,6 +30,7 @@ from bespoke.search import Constraint, Effort, Problem, search
 from bespoke.search.evaluator import Limits
 from bespoke.search.lineages import leaning
 from bespoke.supernet.architecture import Genomes
+from bespoke.supernet.whole_files import replacing
 
 EFFORTS = ((4, 1), (4, 4), (8, 6), (16, 8), (24, 14), (32, 20), (64, 28), (128, 40), (256, 60))
 """Population and generations of our searches."""
@@ -160,10 +161,8 @@ def _draw(curves: dict[str, list[dict[str, float]]], given: argparse.Namespace) 
     axes.grid(color=RANDOM, alpha=0.3, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, labelcolor=INK)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = given.out.with_name(f".{given.out.name}.partial")
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(given.out)
+    with replacing(given.out) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _arguments() -> argparse.Namespace:

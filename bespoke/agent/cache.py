@@ -7,12 +7,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.whole_files import replacing
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LEASE = re.compile(r"[\w-]{1,128}")
@@ -45,7 +45,7 @@ class ModelCache:
         if path.exists() and _digest(path) == sha256:
             os.utime(path)
             return path
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             fetch(sha256, temporary)
             got = _digest(temporary)
             if got != sha256:
@@ -111,17 +111,5 @@ def _digest(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from bespoke.cli.devices import SERVER, Key, Server, card_line, find_device, follow_campaign
 from bespoke.client import Client
 from bespoke.supernet.errors import InvalidInput, Unavailable
+from bespoke.supernet.whole_files import replacing
 
 devices_app = typer.Typer(help="Enrolled devices and their latency tables.", no_args_is_help=True)
 
@@ -85,10 +86,8 @@ def export(
             content = client.quality_plot(device_id, whole)
         else:
             content = client.export_latency_table(device_id, whole, form)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(out)
+    with replacing(out) as temporary:
+        temporary.write_bytes(content)
     print(f"{out}: {len(content)} bytes of revision {whole[:12]}")
 
 

@@ -15,6 +15,7 @@ import typer
 
 from bespoke.cli.weights import zoo_app
 from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.whole_files import replacing
 
 WEIGHTS, CONFIG, RUN_CONFIG = "init", "net.config", "run.config"
 """The files of a specialised network's folder, as published."""
@@ -119,9 +120,8 @@ def zoo_calibrate(
         device=device,
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    partial = opened.folder / f"{STATISTICS}.partial"
-    save_statistics(table, partial)
-    partial.replace(opened.folder / STATISTICS)
+    with replacing(opened.folder / STATISTICS) as temporary:
+        save_statistics(table, temporary)
     print(f"{opened.folder / STATISTICS}")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.whole_files import replacing
 
 MOST_BYTES = 64_000_000
 """A table of all 25 resolutions of the largest space is below 1 MB; more is something else."""
@@ -30,16 +32,11 @@ def read_text(path: Path, expected: str = "a latency table") -> str:
 
 def write_whole(files: Mapping[Path, str | bytes]) -> None:
     """Write files beside their places first, and move them there when all of them are written."""
-    partials = {path: path.with_name(f".{path.name}.partial") for path in files}
-    try:
+    with ExitStack() as places:
+        # Left in the opposite order: moved in that of the files, and none behind one that cannot be.
+        temporaries = {path: places.enter_context(replacing(path)) for path in reversed(list(files))}
         for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partials[path].write_bytes(content.encode() if isinstance(content, str) else content)
-        for path, partial in partials.items():
-            partial.replace(path)
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+            temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def parse_json(text: str | bytes) -> Any:

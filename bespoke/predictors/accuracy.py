@@ -30,6 +30,7 @@ from safetensors.numpy import save as save_tensors
 
 from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities, gene_offsets
 from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.whole_files import replacing
 
 FORMAT = "bespoke-accuracy-predictor-1"
 
@@ -430,9 +431,8 @@ def _mlp_from_parts(
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _same_network(own: Mapping[str, Any], space: SearchSpace) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.training.phase import Phase
+from bespoke.supernet.whole_files import replacing
 
 FIELDS = ("phase", "step", "loss", "learning_rate", "seconds_a_step", "images_per_s")
 
@@ -51,12 +52,10 @@ def asked_for(phases: Sequence[Phase], batch: int, seed: int) -> str:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
     """Replace the run's checkpoint."""
-    partial = folder / "checkpoint.partial"
-    with partial.open("wb") as file:
+    with replacing(folder / "checkpoint.pt") as temporary, temporary.open("wb") as file:
         torch.save({"asked": asked, **vars(checkpoint)}, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(folder / "checkpoint.pt")
 
 
 def read_checkpoint(folder: Path, asked: str, device: torch.device | str) -> Checkpoint | None:
@@ -80,9 +79,8 @@ def read_checkpoint(folder: Path, asked: str, device: torch.device | str) -> Che
 
 def save_teacher(folder: Path, network: nn.Module) -> None:
     """Keep a network's weights as the teacher's, in full precision."""
-    partial = folder / "teacher.partial"
-    save_file({name: p.detach().contiguous().cpu() for name, p in network.named_parameters()}, partial)
-    partial.replace(folder / "teacher.safetensors")
+    with replacing(folder / "teacher.safetensors") as temporary:
+        save_file({name: p.detach().contiguous().cpu() for name, p in network.named_parameters()}, temporary)
 
 
 def load_teacher(folder: Path, network: nn.Module) -> None:
