@@ -28,6 +28,9 @@ __all__ = ["Runtime"]
 
 logger = logging.getLogger(__name__)
 
+UNHURRIED_S = 1.0
+"""How often a queue is looked through that nobody waits for: a look takes some milliseconds."""
+
 STOP_S = 5.0
 """How long a step that does not ask whether to stop is waited for."""
 
@@ -71,11 +74,13 @@ class Runtime:
         DBOS(config=config)
         DBOS.workflow(name=WORKFLOW)(lambda job_id: self._enter(job_id))
         DBOS.launch()
-        for name, polling_interval_sec in QUEUES.items():
+        for name, interval_s in QUEUES.items():
+            # An API process makes the models that its users wait for by itself: nobody waits for this queue.
+            alone = name == "models" and self._settings.embedded_worker
             DBOS.register_queue(
                 name,
                 worker_concurrency=WAITING.get(name, self._settings.worker_jobs),
-                polling_interval_sec=polling_interval_sec,
+                polling_interval_sec=UNHURRIED_S if alone else interval_s,
                 on_conflict="always_update",
             )
         self._heart.start()
