@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from bespoke.cli import app as command_line
-from bespoke.cli.local import LocalService, local_service
+from bespoke.cli import datasets as commands
 from bespoke.client import Client
+from bespoke.predictors.active import choose_round
 from bespoke.predictors.card import hold_out, top1_measure
-from bespoke.predictors.dataset import DATASET, read_dataset
+from bespoke.predictors.dataset import DATASET, read_dataset, set_aside
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
-from bespoke.service.datasets import start
+from bespoke.service.collecting import draw_round
+from bespoke.service.datasets import measured_so_far, start
 from bespoke.service.engines.distributed import DistributedEngine
-from bespoke.service.orm import open_database
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
-from bespoke.service.workplace import open_workplace
+from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.errors import Conflict
@@ -41,7 +43,7 @@ from tests.service.api import Api, problem_of
 
 PATIENCE_S = 240
 CLASSES = ("ant", "bee", "cat", "dog")
-SIDE, DRAWN, UNSURE = 48, 32, 4
+SIDE, SUBNETS = 48, 30
 REQUEST = {"subnets": 40, "shards": 2, "seed": 0, "active": None, "views": 1, "side": SIDE, "fit": False}
 
 
@@ -72,85 +74,19 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-# Measured for real
-
-
-def test_a_killed_service_goes_on_behind_the_last_subnet_and_serves_what_it_fits(
-    database_url: str, own_zoo: Path, images: Path, tmp_path: Path
-) -> None:
-    var, entry = tmp_path / "var", zoo.entry("tiny", own_zoo)
-    settings = {"BESPOKE_ZOO": own_zoo, "BESPOKE_DATA": images, "BESPOKE_DATABASE_URL": database_url}
-    # No chore builds archives here: what is built is built because of the new predictor.
-    settings |= {"BESPOKE_ARCHIVES": "true", "BESPOKE_CHORES_S": 1e6}
-    environment = {name: str(value) for name, value in settings.items()}
-    with local_service(var, environment) as service:
-        key = service.key(("search", "device:admin"), "test")
-        made = told(service, key, "collect", "--subnets", DRAWN + UNSURE, "--shards", 2, "--side", SIDE,
-                    "--unsure", UNSURE, "--rounds", 1)  # fmt: skip
-        client = Client(service.url, key)
-        until(lambda: client.dataset("tiny", made["id"])["progress"]["done"] >= 5)
-        kill(service)
-    store = Store(open_database(database_url))
-    before = {row.position: row.measured_at for row in store.dataset_subnets(made["id"]) if row.measured_at}
-    assert 5 <= len(before) < DRAWN
-    with local_service(var, environment) as service:
-        client = Client(service.url, key)
-        old = predictor(client)
-        until(lambda: client.dataset("tiny", made["id"])["state"] not in ("queued", "running"))
-        assert [job.arguments["supernet"] for job in store.unfinished_jobs("grow-archive")] == ["tiny"]
-        (done,) = told(service, key, "datasets", "--out", tmp_path / "set.jsonl")["datasets"]
-        assert predictor(client) == done["predictor"]["predictor_revision"] != old
-    assert (done["state"], done["progress"]["done"], done["error"]) == ("succeeded", DRAWN + UNSURE, None)
-    assert [(one["round"], one["number"], one["total"]) for one in done["shards"]] == [
-        (0, 0, DRAWN / 2), (0, 1, DRAWN / 2), (1, 0, UNSURE / 2), (1, 1, UNSURE / 2),
-    ]  # fmt: skip
-    rows = store.dataset_subnets(made["id"])
-    # Nothing is lost, and nothing was measured again.
-    assert {row.position: row.measured_at for row in rows if row.position in before} == before
-    assert len({row.measured_at for row in rows} - {None}) == len(rows) == DRAWN + UNSURE
-    found = read_dataset(tmp_path / "set.jsonl", entry.space)
-    assert found.architectures[:DRAWN] == stratified(entry.space, DRAWN, 0)
-    assert found.rounds == (0,) * DRAWN + (1,) * UNSURE
-    assert (entry.folder / DATASET).read_bytes() == (tmp_path / "set.jsonl").read_bytes()
-    _, held_out = hold_out(read_split(images, "train", SIDE), 0)
-    measured = top1_measure(entry, LabelledImages(held_out))(
-        read_architecture(entry.space, rows[7].architecture)
-    )
-    assert (rows[7].top1, rows[7].smooth, rows[7].images) == (measured.top1, measured.smooth, len(held_out))
-    store.engine.dispose()
-
-
-def told(service: LocalService, key: str, command: str, *arguments: object) -> Any:
-    """What a command of ``bespoke zoo`` says."""
-    access = ("--server", service.url, "--key", key, "--json")
-    words = ["zoo", command, "tiny", *map(str, arguments), *access]
-    result = CliRunner().invoke(command_line, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def kill(service: LocalService) -> None:
-    """End a service without a warning, and wait until its children have ended with it."""
-    children = psutil.Process(service.pid).children(recursive=True)
-    os.kill(service.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
-
-
-def predictor(client: Client) -> str:
-    """The revision of the predictor that answers; a search with an effort of its own asks for no archive."""
-    found = client.search("tiny", {"macs": 1.1e7}, effort={"population": 8, "generations": 1})
-    return str(found["subnet"]["revisions"]["predictor"])
-
-
-# What can be asked for
+# A service
 
 
 @pytest.fixture
 def api(database_url: str, own_zoo: Path, images: Path, tmp_path: Path) -> Iterator[Api]:
-    """A service without a worker: what is asked of it stays queued."""
+    """A service without a worker: what is asked of it stays queued until a test starts one."""
     settings = Settings(
-        var=tmp_path / "var", database_url=database_url, zoo=own_zoo, data=images, embedded_worker=False
+        var=tmp_path / "var",
+        database_url=database_url,
+        zoo=own_zoo,
+        data=images,
+        embedded_worker=False,
+        archives=True,
     )
     app = create_app(settings)
     with TestClient(app) as http:
@@ -160,8 +96,105 @@ def api(database_url: str, own_zoo: Path, images: Path, tmp_path: Path) -> Itera
         yield Api(http, keys, own_zoo)
 
 
+@pytest.fixture
+def place(api: Api) -> Workplace:
+    """What the service works with."""
+    app: Any = api.http.app
+    found: Workplace = app.state.service.place
+    return found
+
+
 def post(api: Api, scope: str = "all", **body: Any) -> Any:
     return api.request("POST", "/v1/supernets/tiny/datasets", scope, json={"side": SIDE, **body})
+
+
+# Measured for real
+
+
+@contextmanager
+def worker(place: Workplace) -> Iterator[subprocess.Popen[str]]:
+    """A worker process that is ready; in the end it is killed, as its children are with it."""
+    command = [sys.executable, "-m", "tests.service.dataset_process"]
+    own = place.settings.to_json() | {"worker_id": "one"}
+    process = subprocess.Popen(
+        [*command, json.dumps(own)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.communicate()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive
+
+
+def test_a_killed_worker_goes_on_behind_the_last_subnet_and_what_it_fits_is_served(
+    api: Api, place: Workplace, images: Path
+) -> None:
+    made, store = post(api, subnets=SUBNETS, shards=2).json()["id"], place.store
+    with worker(place):
+        until(lambda: api.client.dataset("tiny", made)["progress"]["done"] >= 3)
+    before = {row.position: row.measured_at for row in store.dataset_subnets(made) if row.measured_at}
+    assert 3 <= len(before) < SUBNETS / 2  # in the middle of the first shard
+    old = place.catalogue.predictor("tiny").revision
+    with worker(place):
+        until(lambda: api.client.dataset("tiny", made)["state"] not in ("queued", "running"))
+        assert [job.arguments["supernet"] for job in store.unfinished_jobs("grow-archive")] == ["tiny"]
+    done = api.client.dataset("tiny", made)
+    assert (done["state"], done["progress"]["done"], done["error"]) == ("succeeded", SUBNETS, None)
+    assert [(one["number"], one["done"], one["state"], one["worker"]) for one in done["shards"]] == [
+        (0, SUBNETS / 2, "succeeded", "one"), (1, SUBNETS / 2, "succeeded", "one"),
+    ]  # fmt: skip
+    assert predictor(api.client) == done["predictor"]["predictor_revision"] != old
+    # Nothing is lost, and nothing was measured again.
+    rows, entry = store.dataset_subnets(made), zoo.entry("tiny", api.zoo)
+    assert {row.position: row.measured_at for row in rows if row.position in before} == before
+    assert len({row.measured_at for row in rows} - {None}) == len(rows) == SUBNETS
+    lines = api.client.export_dataset("tiny", made)
+    assert (entry.folder / DATASET).read_bytes() == lines
+    assert read_dataset(entry.folder / DATASET, entry.space).architectures == stratified(
+        entry.space, SUBNETS, 0
+    )
+    _, held_out = hold_out(read_split(images, "train", SIDE), 0)
+    assert api.client.supernet("tiny")["card"]["predictor_images"] == len(held_out)
+    measure = top1_measure(entry, LabelledImages(held_out))
+    measured = measure(read_architecture(entry.space, rows[7].architecture))
+    assert (rows[7].top1, rows[7].smooth) == (measured.top1, measured.smooth)
+
+
+def predictor(client: Client) -> str:
+    """The revision of the predictor that answers; a search with an effort of its own asks for no archive."""
+    found = client.search("tiny", {"macs": 1.1e7}, effort={"population": 8, "generations": 1})
+    return str(found["subnet"]["revisions"]["predictor"])
+
+
+def test_a_round_is_chosen_by_what_was_measured_before_it(place: Workplace) -> None:
+    entry = place.catalogue.entry("tiny")
+    request = {**REQUEST, "active": {"subnets": 5, "rounds": 2}}
+    row, _ = place.store.start_dataset("tiny", entry.digest, request)
+    for number in (0, 1):
+        for _ in range(2):  # a step that is done again draws nothing more
+            draw_round(place, {"dataset_id": row.id, "round": number})
+        for one in place.store.dataset_subnets(row.id):
+            top1 = 0.5 + one.architecture["resolution"] / 1000
+            place.store.keep_measured(row.id, one.position, top1, None, 10)
+    draw_round(place, {"dataset_id": row.id, "round": 2})
+    rows = place.store.dataset_subnets(row.id)
+    assert [one.round for one in rows] == [0] * 35 + [1] * 2 + [2] * 3
+    assert [one.shard for one in rows[34:]] == [0, 0, 1, 0, 1, 0]
+    chosen = [read_architecture(entry.space, one.architecture) for one in rows]
+    assert len(set(chosen)) == 40
+    assert chosen[:35] == list(stratified(entry.space, 35, 0))
+    known = measured_so_far(place, row)
+    seen = known.architectures[set_aside(35) : 35], known.targets()[set_aside(35) : 35]
+    taken = frozenset(chosen[:35])
+    assert tuple(chosen[35:37]) == choose_round(entry.space, *seen, 2, [0, 1], taken)
+
+
+# What can be asked for
 
 
 def test_what_is_asked_for_again_is_taken_up(api: Api) -> None:
@@ -197,6 +230,32 @@ def test_what_cannot_be_measured_is_refused_at_once(api: Api) -> None:
     (api.zoo / "other" / zoo.STATISTICS).unlink()
     unmeasurable = api.request("POST", "/v1/supernets/other/datasets", json={})
     assert "calibrate" in problem_of(unmeasurable, 409, "statistics-missing")["detail"]
+
+
+def test_the_command_line_asks_for_every_field(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "Client", lambda _server, key: Client(http=api.http, key=key))
+
+    def run(command: str, *arguments: object) -> str:
+        words = ["zoo", command, "tiny", *map(str, arguments), "--key", api.keys["all"]]
+        result = CliRunner().invoke(command_line, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    options = ("--subnets", 50, "--shards", 3, "--seed", 7, "--unsure", 10, "--rounds", 1, "--views", 2)
+    made = json.loads(run("collect", *options, "--side", 96, "--no-fit", "--json"))
+    assert made["request"] == {
+        "subnets": 50, "shards": 3, "seed": 7, "active": {"subnets": 10, "rounds": 1},
+        "views": 2, "side": 96, "fit": False,
+    }  # fmt: skip
+    line = f"{made['id']}  queued     0/50 subnets\n"
+    assert run("collect", *options, "--side", 96, "--no-fit") == line
+    assert run("datasets", "--out", tmp_path / "set.jsonl") == line
+    assert (tmp_path / "set.jsonl").read_text() == ""
+    assert api.client.cancel_dataset("tiny", made["id"])["state"] == "cancelled"
+    (listed,) = json.loads(run("datasets", "--json"))["datasets"]
+    assert (listed["id"], listed["state"]) == (made["id"], "cancelled")
 
 
 # How it is kept
