@@ -1,0 +1,199 @@
+"""How a call is sent: over httpx, again where that does no harm.
+
+A call that can be repeated without harm is retried, with growing pauses, when the connection fails
+or a gateway answers 502, 503 or 504. A call that cannot is retried only where the request provably
+never left (the connection could not be made). Every other failure is raised at once.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from bespoke import __version__
+from bespoke.supernet.errors import ApiError, Unavailable
+
+__all__ = ["Json", "Sender", "check_digest", "part", "pause_s", "read_json"]
+
+Json = dict[str, Any]
+
+RETRIED_STATUS = frozenset({502, 503, 504})
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+PIECE_BYTES = 2**16
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+class Sender:
+    """Connections to a service, and its API key. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8321",
+        key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        http: httpx.Client | None = None,
+        attempts: int = 5,
+        timeout: httpx.Timeout | float = TIMEOUT,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open a client; use it as a context manager, or ``close`` it.
+
+        Args:
+            base_url: Where the service is; ignored where ``http`` is given.
+            key: API key, ``bsp_<prefix>_<secret>``.
+            transport: Replaces the network, e.g. ``httpx.MockTransport``.
+            http: A whole client to send with, e.g. Starlette's ``TestClient``; stays the caller's
+                to close.
+            attempts: How often a call is tried in all; at least 1.
+            timeout: Of one try, in seconds.
+            sleep: Called with the seconds to pause between tries.
+        """
+        self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
+        self._owned = http is None
+        self._headers = {"User-Agent": f"bespoke-client/{__version__}"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._attempts = max(1, attempts)
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connections."""
+        if self._owned:
+            self._http.close()
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+    ) -> Json:
+        return read_json(self._send(method, path, body=body, query=query, idempotent=idempotent))
+
+    def _events(self, path: str) -> Iterator[tuple[str, Json]]:
+        """The events of one stream (``text/event-stream``), each with its JSON."""
+        headers = self._headers | {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("GET", path, headers=headers) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    _checked(answer)
+                event, data = "message", ""
+                for line in answer.iter_lines():
+                    name, _, value = line.partition(":")
+                    if name == "event":
+                        event = value.strip()
+                    elif name == "data":
+                        data += value.removeprefix(" ")
+                    elif not line and data:
+                        yield event, json.loads(data)
+                        event, data = "message", ""
+        except httpx.TransportError as error:
+            raise Unavailable(f"GET {path}: the stream broke ({type(error).__name__}: {error})") from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+    ) -> httpx.Response:
+
+        def send() -> httpx.Response:
+            return self._http.request(method, path, json=body, params=query, headers=self._headers)
+
+        return self._tried(method, path, send, idempotent or method == "GET")
+
+    def _stream_into(self, file: Path, address: str) -> httpx.Response:
+        """Write an answer's content to a file, unless it is an error."""
+        with self._http.stream("GET", address, headers=self._headers) as answer:
+            if not answer.is_success:
+                answer.read()
+                return answer
+            with file.open("wb") as target:
+                for piece in answer.iter_bytes(PIECE_BYTES):
+                    target.write(piece)
+        return answer
+
+    def _tried(
+        self, method: str, path: str, send: Callable[[], httpx.Response], repeatable: bool = True
+    ) -> httpx.Response:
+        """Send until it succeeds, or as often as it may be."""
+        for attempt in range(1, self._attempts + 1):
+            last = attempt == self._attempts
+            try:
+                answer = send()
+            except httpx.TransportError as error:
+                never_left = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if last or not (repeatable or never_left):
+                    raise Unavailable(
+                        f"{method} {path}: the service at {self._http.base_url} did not answer "
+                        f"({type(error).__name__}: {error}); is it running, and the address right?"
+                    ) from error
+            else:
+                if last or not repeatable or answer.status_code not in RETRIED_STATUS:
+                    return _checked(answer)
+            self._sleep(pause_s(attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def pause_s(attempt: int) -> float:
+    """Doubling pauses with jitter, so that a fleet of agents does not come back at one instant."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
+    return longest * random.Random().uniform(0.5, 1.0)
+
+
+def part(text: str) -> str:
+    """One path segment, whatever the caller put into it."""
+    return quote(text, safe="")
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_success:
+        return answer
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"title": answer.reason_phrase, "detail": answer.text[:500]}
+    raise ApiError(answer.status_code, problem)
+
+
+def read_json(answer: httpx.Response) -> Json:
+    """The answer's JSON. Lists come as they are; their endpoints say so."""
+    try:
+        content: Json = answer.json()
+    except ValueError as error:
+        address = answer.request.url
+        raise Unavailable(
+            f"{address} answered {answer.status_code} without JSON; is this Bespoke?"
+        ) from error
+    return content
+
+
+def check_digest(got: str, expected: str, what: str) -> None:
+    """Raise ``Unavailable`` where bytes are not those that were expected."""
+    if got != expected:
+        raise Unavailable(f"{what}: the bytes have sha256 {got}, expected {expected or 'an ETag'}; try again")
