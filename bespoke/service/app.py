@@ -39,7 +39,9 @@ from bespoke.service.workplace import open_workplace
 
 __all__ = ["create_app", "open_service"]
 
+# A request is held against one after the other: what is asked for most often comes first.
 ROUTERS = (
+    searches,
     health,
     supernets,
     datasets,
@@ -48,7 +50,6 @@ ROUTERS = (
     campaigns,
     leases,
     artifacts,
-    searches,
     fleets,
     subnets,
     jobs,
