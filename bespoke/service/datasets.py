@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 POLL_S = 0.5
-TRAINING = ("train", ".")
+TRAINING, VALIDATION = ("train", "."), ("val", "valid", "validation")
 
 
 def start(place: Workplace, engine: JobEngine, supernet: str, request: Json) -> Dataset:
@@ -96,7 +96,8 @@ def named(place: Workplace, supernet: str, dataset_id: str) -> Dataset:
 
 def images_folder(place: Workplace, entry: ZooEntry) -> Path | None:
     """The registered image folder with training images of a supernet's classes; None where there is none."""
-    return data_folder(place, entry, TRAINING)
+    found = data_folder(place, entry, TRAINING)
+    return None if found is None or found.name in VALIDATION else found
 
 
 def supernet_of(place: Workplace, dataset: Dataset) -> ZooEntry:

@@ -28,14 +28,16 @@ from bespoke.predictors.dataset import DATASET, read_dataset, set_aside
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
 from bespoke.service.collecting import draw_round
-from bespoke.service.datasets import measured_so_far, start
+from bespoke.service.datasets import collect_dataset, measured_so_far, start
 from bespoke.service.engines.distributed import DistributedEngine
+from bespoke.service.engines.protocol import Run
+from bespoke.service.orm import Job
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import read_architecture
-from bespoke.supernet.errors import Conflict
+from bespoke.supernet.errors import Conflict, TaskFailed
 from bespoke.supernet.genomes import stratified
 from bespoke.supernet.training.data import read_split
 from bespoke.supernet.training.evaluation import LabelledImages
@@ -216,13 +218,15 @@ def test_what_is_asked_for_again_is_taken_up(api: Api) -> None:
     assert api.client.job(again["job_id"])["state"] == "queued"
 
 
-def test_what_cannot_be_measured_is_refused_at_once(api: Api) -> None:
+def test_what_cannot_be_measured_is_refused_at_once(api: Api, images: Path) -> None:
     problem_of(post(api, "search"), 403, "forbidden")
     refused = problem_of(post(api, subnets=40, active={"subnets": 20}), 422, "request-invalid")
     assert "30" in refused["detail"]
     problem_of(post(api, subnets=10), 422, "request-invalid")
     shutil.copytree(api.zoo / "tiny", api.zoo / "other")
     made = post(api).json()["id"]
+    (images / "train").rename(images / "val")  # validation images alone are none to fit on
+    problem_of(post(api, seed=1), 409, "conflict")
     problem_of(api.request("GET", f"/v1/supernets/other/datasets/{made}"), 404, "not-found")
     problem_of(api.request("GET", "/v1/supernets/none/datasets"), 404, "supernet-unknown")
     (api.zoo / "tiny" / "card.json").write_text(json.dumps({"classes": ["ant", "bee"]}))
@@ -230,6 +234,30 @@ def test_what_cannot_be_measured_is_refused_at_once(api: Api) -> None:
     (api.zoo / "other" / zoo.STATISTICS).unlink()
     unmeasurable = api.request("POST", "/v1/supernets/other/datasets", json={})
     assert "calibrate" in problem_of(unmeasurable, 409, "statistics-missing")["detail"]
+
+
+def test_a_shard_that_fails_ends_the_data_set_and_stops_the_others(place: Workplace) -> None:
+    row, job = place.store.start_dataset("tiny", place.catalogue.entry("tiny").digest, REQUEST)
+    assert job is not None
+    place.store.start_job(job.id, "one")
+    cancelled: list[str] = []
+
+    class Failing:
+        """An engine that fails at the first shard, and never comes to the second one."""
+
+        def submit(self, job: Job) -> None:
+            if job.arguments["shard"] == 0:
+                place.store.fail_job(job.id, {"detail": "its disk is full"})
+
+        def cancel(self, job_id: str) -> None:
+            cancelled.append(job_id)
+
+    run = Run(job.id, job.arguments, lambda _, work: work(), lambda: False, lambda _: None, Failing())  # type: ignore[arg-type]
+    with pytest.raises(TaskFailed, match="shard 0 of round 0: its disk is full"):
+        collect_dataset(place, run)
+    first, second = place.store.shards(row.id)
+    assert (first.job.state, second.job.state) == ("failed", "cancelled")
+    assert cancelled == [second.job.id]
 
 
 def test_the_command_line_asks_for_every_field(
