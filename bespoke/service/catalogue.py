@@ -148,7 +148,7 @@ def _stamps(folder: Path, files: tuple[str, ...]) -> tuple[tuple[int, int, int] 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        found = os.stat(path)
+        found = os.stat(path)  # noqa: PTH116 - to make a Path takes longer than to look
     except (OSError, ValueError):  # None there; or the name is none that a file can have.
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
