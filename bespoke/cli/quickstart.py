@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,6 @@ from bespoke.supernet.errors import Unavailable
 SCOPES = ("search", "device:admin", "agent")
 DEVICE = "this-machine"
 ENROL_S = 120.0
-ROUNDS = 10
 IMAGES = "imagenette2-160"
 
 
@@ -72,7 +72,7 @@ def quickstart(
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise Unavailable(f"{path}: its sha256 is not the served {digest}; run the quickstart again")
         console.print(f"{path}  sha256 {digest}  (checked)")
-        measured_ms = measured_latency_ms(path, table)
+        measured_ms = measured_latency_ms(path, table, effort)
         _print_result(console, subnet, path, measured_ms)
         _print_curl(console, service, supernet, device["id"], budget_ms, subnet["id"])
 
@@ -95,19 +95,19 @@ def agent(service: LocalService) -> Iterator[None]:
             process.kill()
 
 
-def measured_latency_ms(path: Path, table: dict[str, Any]) -> float:
-    """Latency of a model on this machine in ms, by the table's own statistic: best of a few rounds."""
+def measured_latency_ms(path: Path, table: dict[str, Any], effort: str) -> float:
+    """Latency of a model on this machine in ms, as a campaign of that effort measures whole networks."""
     from bespoke.agent import measure, open_runtime, pinned
-    from bespoke.latency_tables import Timing
+    from bespoke.latency_tables import EFFORTS
 
-    profile = table["profile"]
+    profile, wanted = table["profile"], EFFORTS[effort]
     runtime = open_runtime(profile["runtime"], profile["threads"], profile["provider"])
-    model = path.read_bytes()
+    timing = wanted.timing.of("subnet")
     with pinned(profile["threads"]):
-        timing = Timing(warm_up_ms=50, min_ms=200, min_runs=50)
-        rounds = [measure(lambda: runtime.load(model), timing) for _ in range(ROUNDS)]
-    values = [r.low_ms if table["statistic"] == "low" else r.median_ms for r in rounds]
-    return min(values)
+        rounds = [measure(lambda: runtime.load(path), timing) for _ in range(wanted.rounds)]
+    if table["statistic"] == "low":
+        return min(one.low_ms for one in rounds)
+    return median(one.median_ms for one in rounds)
 
 
 def _enrolled(client: Client) -> dict[str, Any]:
