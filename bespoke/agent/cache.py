@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import digest_of, replacing, write_file
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LEASE = re.compile(r"[\w-]{1,128}")
@@ -42,12 +41,12 @@ class ModelCache:
             InvalidInput: The digest is none, or what was fetched does not match it.
         """
         path = self.path(sha256)
-        if path.exists() and _digest(path) == sha256:
+        if path.exists() and digest_of(path) == sha256:
             os.utime(path)
             return path
         with replacing(path) as temporary:
             fetch(sha256, temporary)
-            got = _digest(temporary)
+            got = digest_of(temporary)
             if got != sha256:
                 raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
             self._make_room(temporary.stat().st_size)
@@ -87,7 +86,7 @@ class Spool:
         """Write all results of a lease that the service has not taken; none removes the file."""
         path = self._path(lease_id)
         if results:
-            _write(path, json.dumps(list(results)).encode())
+            write_file(path, json.dumps(list(results)).encode())
         else:
             path.unlink(missing_ok=True)
 
@@ -103,13 +102,3 @@ class Spool:
         if not LEASE.fullmatch(lease_id):
             raise InvalidInput(f"lease id: got {lease_id!r}, expected letters, digits, _ and -")
         return self.folder / f"{lease_id}.json"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)

@@ -6,7 +6,6 @@ line for each network, answered with a measurement or ``{"error": text}``. It en
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from bespoke.agent.runtimes import Runtime, open_runtime
 from bespoke.latency_tables import Timing
 from bespoke.supernet.child_processes import answer, meet_parent
 from bespoke.supernet.errors import BespokeError, InvalidInput, NotFound
+from bespoke.supernet.whole_files import digest_of
 
 __all__ = ["main"]
 
@@ -62,9 +62,8 @@ def _measured(runtime: Runtime, request: dict[str, Any], cores: tuple[int, ...])
 
 
 def _checked(path: Path, sha256: str) -> Path:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise InvalidInput(f"{path}: its sha256 is not {sha256}; it was changed since it was fetched")
+    if digest_of(path) != sha256:
+        raise InvalidInput(f"{path}: its sha256 is not {sha256}; it was changed since it was fetched")
     return path
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from bespoke.cli.devices import SERVER, Key, Server, card_line, find_device, follow_campaign
 from bespoke.client import Client
 from bespoke.supernet.errors import InvalidInput, Unavailable
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import write_file
 
 devices_app = typer.Typer(help="Enrolled devices and their latency tables.", no_args_is_help=True)
 
@@ -86,8 +86,7 @@ def export(
             content = client.quality_plot(device_id, whole)
         else:
             content = client.export_latency_table(device_id, whole, form)
-    with replacing(out) as temporary:
-        temporary.write_bytes(content)
+    write_file(out, content)
     print(f"{out}: {len(content)} bytes of revision {whole[:12]}")
 
 

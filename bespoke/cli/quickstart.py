@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from bespoke.cli.devices import follow_campaign
 from bespoke.cli.local import BESPOKE, LocalService, local_service
 from bespoke.client import Client
 from bespoke.supernet.errors import Unavailable
+from bespoke.supernet.whole_files import digest_of
 
 SCOPES = ("search", "device:admin", "agent")
 DEVICE = "this-machine"
@@ -69,7 +69,7 @@ def quickstart(
         console.rule("4  The model")
         path = var / f"{subnet['id']}.onnx"
         digest = client.download_model(subnet["id"], path)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if digest_of(path) != digest:
             raise Unavailable(f"{path}: its sha256 is not the served {digest}; run the quickstart again")
         console.print(f"{path}  sha256 {digest}  (checked)")
         measured_ms = measured_latency_ms(path, table, effort)

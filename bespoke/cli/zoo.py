@@ -229,7 +229,7 @@ def _one_side(sides: tuple[int, ...] | None, found: _Found) -> int:
 
 def _card(source: str, weights: Path, classes: int, specialised: bool) -> dict[str, Any]:
     """What is known of an imported network."""
-    from bespoke.supernet.downloads import digest_of
+    from bespoke.supernet.whole_files import digest_of
 
     what = "Specialised network" if specialised else "Supernet"
     return {

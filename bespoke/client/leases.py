@@ -11,7 +11,7 @@ import httpx
 
 from bespoke.client.devices import device_path
 from bespoke.client.sending import Json, Sender, check_digest, part, read_json
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import digest_of, replacing
 
 __all__ = ["Leases"]
 
@@ -64,6 +64,4 @@ class Leases(Sender):
         address = f"/v1/artifacts/{part(sha256)}"
         with replacing(path) as temporary:
             self._tried("GET", address, lambda: self._stream_into(temporary, address))
-            with temporary.open("rb") as file:
-                got = hashlib.file_digest(file, "sha256").hexdigest()
-            check_digest(got, sha256, f"artifact {sha256}")
+            check_digest(digest_of(temporary), sha256, f"artifact {sha256}")

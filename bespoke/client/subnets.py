@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from bespoke.client.sending import Json, Sender, check_digest, part
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import write_file
 
 __all__ = ["Subnets"]
 
@@ -41,8 +41,7 @@ class Subnets(Sender):
             Unavailable: The bytes do not match the digest in the ETag.
         """
         content = self.model(subnet_id, dynamic_batch=dynamic_batch)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        write_file(path, content)
         return hashlib.sha256(content).hexdigest()
 
     def manifest(self, subnet_id: str) -> Json:

@@ -55,6 +55,17 @@ EFFORTS: Mapping[str, ProfilingEffort] = {
 long ones."""
 
 
+def profiling_effort(name: str) -> ProfilingEffort:
+    """An effort by its name.
+
+    Raises:
+        InvalidInput: There is no such effort.
+    """
+    if name not in EFFORTS:
+        raise InvalidInput(f"effort: got {name!r}, expected one of {', '.join(EFFORTS)}")
+    return EFFORTS[name]
+
+
 @dataclass(frozen=True)
 class ProfilingEntry:
     """One thing to measure.
@@ -172,9 +183,7 @@ def plan_profiling(
     Raises:
         InvalidInput: There is no such effort.
     """
-    if effort not in EFFORTS:
-        raise InvalidInput(f"effort: got {effort!r}, expected one of {', '.join(EFFORTS)}")
-    wanted, have = EFFORTS[effort], set(known)
+    wanted, have = profiling_effort(effort), set(known)
     ops = {op.key: op for slot in space.slots for op in slot.ops if op is not None}
     entries = [ProfilingEntry(key, "op", key=key) for key in ops if key not in have]
     drawn = stratified(space, wanted.subnets, seed)

@@ -30,7 +30,7 @@ from safetensors.numpy import save as save_tensors
 
 from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities, gene_offsets
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import write_file
 
 FORMAT = "bespoke-accuracy-predictor-1"
 
@@ -391,8 +391,8 @@ def write_predictor(path: Path, header: Mapping[str, Any], tensors: Mapping[str,
     """Write a header, with the digest of the tensors that go beside it; neither is ever half-written."""
     content = save_tensors(dict(tensors))
     told = {**header, "tensors_sha256": hashlib.sha256(content).hexdigest()}
-    _replace(path.with_suffix(".safetensors"), content)
-    _replace(path, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    write_file(path.with_suffix(".safetensors"), content)
+    write_file(path, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _read_json(path: Path, space: SearchSpace) -> AccuracyPredictor:
@@ -428,11 +428,6 @@ def _mlp_from_parts(
     encoding, card = Encoding.from_json(header["encoding"]), dict(header["card"])
     bias = float(header.get("selection_bias", 0.0))
     return MlpPredictor(space, encoding, networks, float(header["half_width"]), card, bias)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _same_network(own: Mapping[str, Any], space: SearchSpace) -> None:

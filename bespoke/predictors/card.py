@@ -45,7 +45,7 @@ from bespoke.supernet.training.evaluation import (
     subnet_score,
     subnet_top1,
 )
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import write_file
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
 FEWEST_TO_SELECT = 50
@@ -249,8 +249,7 @@ def measure_accuracy(
 def write_card(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Merge fields into an entry's card; returns the whole card."""
     card = {**entry.card, **fields}
-    with replacing(entry.folder / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=2) + "\n")
+    write_file(entry.folder / "card.json", json.dumps(card, indent=2) + "\n")
     return card
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bespoke.supernet.architecture import Architecture, SearchSpace, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import write_file
 
 DATASET = "accuracy.jsonl"
 """The data set, kept in a zoo entry beside the predictor that was fitted on it."""
@@ -159,8 +159,7 @@ def merge_datasets(paths: Sequence[Path], space: SearchSpace) -> AccuracyDataset
 
 def write_dataset(dataset: AccuracyDataset, path: Path) -> None:
     """Replace a file by a data set."""
-    with replacing(path) as temporary:
-        temporary.write_text(dataset_text(dataset))
+    write_file(path, dataset_text(dataset))
 
 
 def dataset_text(dataset: AccuracyDataset) -> str:

@@ -31,6 +31,7 @@ from bespoke.search.moves import Jumps, pairs
 from bespoke.search.problem import Effort, Problem
 from bespoke.search.seen import Seen
 from bespoke.supernet.architecture import Genomes, SearchSpace, canonical, cardinalities
+from bespoke.supernet.genomes import every_choice
 
 _STARTS = 4
 """Genomes drawn per lineage; the better ones become lineages."""
@@ -279,9 +280,7 @@ def _singles(
     space: SearchSpace, genomes: Genomes
 ) -> tuple[Genomes, NDArray[np.intp], NDArray[np.intp], Genomes]:
     """All changes of one active gene: the results, whose they are (ascending), and genes and choices."""
-    sizes = cardinalities(space)
-    genes = np.repeat(np.arange(len(sizes)), sizes)
-    choices = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
+    genes, choices = every_choice(space)  # type: ignore[arg-type]
     owners, moves = np.nonzero(space.active(genomes)[:, genes] & (choices != genomes[:, genes]))
     genes, choices = genes[moves], choices[moves]
     result = genomes[owners]

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bespoke.latency_tables import EFFORTS, ProfilingPlan, plan_profiling
+from bespoke.latency_tables import ProfilingPlan, plan_profiling
+from bespoke.latency_tables.profiling import profiling_effort
 from bespoke.predictors.accuracy import AccuracyPredictor
 from bespoke.search.evaluator import feasible_ranges
 from bespoke.search.evolution import search
 from bespoke.search.problem import Constraint, Problem
 from bespoke.supernet.architecture import Architecture, SearchSpace
-from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.ops import OpKey
 
 __all__ = ["probes", "table_plan"]
@@ -37,9 +37,8 @@ def table_plan(
     Raises:
         InvalidInput: There is no such effort.
     """
-    if effort not in EFFORTS:
-        raise InvalidInput(f"effort: got {effort!r}, expected one of {', '.join(EFFORTS)}")
-    networks = probes(space, predictor, EFFORTS[effort].subnets // 2) if predictor else ()
+    half = profiling_effort(effort).subnets // 2
+    networks = probes(space, predictor, half) if predictor else ()
     return plan_profiling(space, known, effort, networks=networks)
 
 

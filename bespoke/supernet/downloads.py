@@ -7,7 +7,6 @@ file again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 
 from bespoke.supernet.errors import FileInvalid, InvalidInput, Unavailable
+from bespoke.supernet.whole_files import digest_of
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
@@ -43,19 +43,6 @@ def check_digest(path: Path, sha256: str | None) -> None:
     found = digest_of(path)
     if found != sha256.lower():
         raise FileInvalid(path, f"has the sha256 {found}, expected {sha256.lower()}: nothing of it is used")
-
-
-def digest_of(path: Path) -> str:
-    """sha256 of a file, in hex.
-
-    Raises:
-        FileInvalid: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileInvalid(path, f"cannot be read: {error}") from error
 
 
 def download(url: str, target: Path, *, sha256: str | None = None, progress: Progress | None = None) -> Path:

@@ -55,7 +55,7 @@ def neighbours(space: SearchSpace, genome: Genomes) -> tuple[Genomes, NDArray[np
     Returns:
         The neighbours (N, G), the gene that differs (N,), and its new choice (N,).
     """
-    genes, choices = _every_choice(space)  # type: ignore[arg-type]
+    genes, choices = every_choice(space)  # type: ignore[arg-type]
     moves = space.active(genome[None])[0][genes] & (choices != genome[genes])
     genes, choices = genes[moves], choices[moves]
     result = np.repeat(genome[None], len(genes), axis=0)
@@ -65,8 +65,8 @@ def neighbours(space: SearchSpace, genome: Genomes) -> tuple[Genomes, NDArray[np
 
 # Spaces are frozen dataclasses, so hashable; their protocol cannot say so.
 @lru_cache(maxsize=64)
-def _every_choice(space: SearchSpace) -> tuple[NDArray[np.intp], Genomes]:
-    """Each choice of each gene: the genes and the choices."""
+def every_choice(space: SearchSpace) -> tuple[NDArray[np.intp], Genomes]:
+    """Each choice of each gene: the genes (C,) and the choices (C,)."""
     sizes = cardinalities(space)
     genes = np.repeat(np.arange(len(sizes)), sizes)
     return genes, np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+from bespoke.supernet.errors import FileInvalid
+
+__all__ = ["digest_of", "replacing", "write_file"]
 
 
 @contextmanager
@@ -28,3 +31,22 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, in hex; the file is never whole in memory.
+
+    Raises:
+        FileInvalid: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileInvalid(path, f"cannot be read: {error}") from error

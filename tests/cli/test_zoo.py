@@ -138,7 +138,7 @@ def test_a_specialised_network_needs_no_images_and_can_be_calibrated(
 
 
 def test_the_same_weights_come_from_a_file_and_its_digest_is_checked(published: Path, tmp_path: Path) -> None:
-    from bespoke.supernet.downloads import digest_of
+    from bespoke.supernet.whole_files import digest_of
 
     root, file = tmp_path / "zoo", published / "ofa_mbv3"
     with pytest.raises(FileInvalid, match="sha256"):
