@@ -10,19 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.offline import (
-    _SEVERAL,
+from bespoke.cli.asking import (
+    SEVERAL,
     Classes,
     Predictor,
     Resolutions,
     Seed,
     SomeTables,
     Space,
-    _effort,
-    _parts,
-    _print_infeasible,
-    _sides,
-    _sides_in,
+    candidate_json,
+    effort_of,
+    print_infeasible,
+    read_sides,
+    search_parts,
+    sides_in,
 )
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 
@@ -35,7 +36,7 @@ Generations = Annotated[int | None, typer.Option(help="Effort: steps that they t
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(context_settings=_SEVERAL)(pareto)
+    app.command(context_settings=SEVERAL)(pareto)
     app.command()(fleet)
 
 
@@ -61,19 +62,19 @@ def pareto(
     from bespoke.search import Constraint, Problem, pareto_front
 
     tables = [*(table or []), *map(Path, context.args)]
-    found, accuracy, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
+    found, accuracy, pricer, precision = search_parts(space, classes, predictor, tables, resolutions)
     limits = tuple(Constraint(name, value) for name, value in map(_limit, limit or []))
-    effort = _effort(population, generations)
+    effort = effort_of(population, generations)
     problem = Problem(found, accuracy, limits, pricer, seed, effort, precision=precision)
     try:
         front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
     except BudgetInfeasible as error:
-        _print_infeasible(error, as_json=True)
+        print_infeasible(error, as_json=True)
         raise typer.Exit(3) from error
     steps = front.marginal_prices()
     for i, member in enumerate(front.members):
         buys = [step for step in steps if step["member"] == i]
-        print(json.dumps({**_told(member), "marginal_prices": buys}))
+        print(json.dumps({**candidate_json(member), "marginal_prices": buys}))
 
 
 def fleet(
@@ -105,13 +106,15 @@ def fleet(
                 f"fleet: got {names.count(name)} members named {name!r}, expected different names"
             )
     tables = {row["name"]: read_table(list(map(Path, row["table"]))) for row in rows if row["table"]}
-    asked = _sides(resolutions) if resolutions else [s for table in tables.values() for s in _sides_in(table)]
+    asked = (
+        read_sides(resolutions) if resolutions else [s for table in tables.values() for s in sides_in(table)]
+    )
     found = make_space(space, sorted(set(asked)), classes) if asked else make_space(space, classes=classes)
     # What is searched is what every table covers.
     for table in () if resolutions else tables.values():
         found = covered_space(table, found)
     accuracy = read_predictor(predictor, found)
-    effort = _effort(population, generations)
+    effort = effort_of(population, generations)
     problems = {
         row["name"]: Problem(
             found,
@@ -127,11 +130,11 @@ def fleet(
     try:
         result = cover(problems, subnets, {row["name"]: row["weight"] for row in rows})
     except BudgetInfeasible as error:
-        _print_infeasible(error, as_json=True)
+        print_infeasible(error, as_json=True)
         raise typer.Exit(3) from error
     for i, subnet in enumerate(result.subnets):
         served = [member.name for member in result.members if member.subnet == i]
-        print(json.dumps({"subnet": i, "serves": served, **_told(subnet)}))
+        print(json.dumps({"subnet": i, "serves": served, **candidate_json(subnet)}))
     print(
         json.dumps(
             {
@@ -156,23 +159,6 @@ def _limit(text: str) -> tuple[str, float]:
         raise InvalidInput(
             f"--limit: got {text!r}, expected a metric and a number, as latency_ms=30"
         ) from None
-
-
-def _told(candidate: Any) -> dict[str, Any]:
-    """A candidate as JSON, with the intervals of latencies."""
-    intervals = {name: list(ends) for name, ends in candidate.latency_intervals_ms.items()}
-    own = candidate.latency_interval_ms
-    return {
-        "architecture": candidate.architecture.to_json(),
-        "top1": candidate.top1,
-        "top1_interval": list(candidate.top1_interval),
-        **{
-            name: value if name.startswith("latency_ms") else int(value)
-            for name, value in candidate.metrics.items()
-        },
-        **({"latency_interval_ms": list(own)} if own else {}),
-        **({"latency_intervals_ms": intervals} if intervals else {}),
-    }
 
 
 def _member(number: int, line: str) -> dict[str, Any]:

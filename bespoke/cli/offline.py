@@ -10,36 +10,35 @@ from typing import Annotated, Any
 
 import typer
 
+from bespoke.cli.asking import (
+    LARGEST_SIDE,
+    SEVERAL,
+    SMALLEST_SIDE,
+    Classes,
+    Json,
+    Predictor,
+    Resolutions,
+    Seed,
+    SomeTables,
+    Space,
+    Tables,
+    candidate_json,
+    effort_of,
+    print_infeasible,
+    search_parts,
+)
 from bespoke.supernet.errors import ArchitectureInvalid, BudgetInfeasible, InvalidInput
 
-SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
 CHUNK = 4096
 """Lines priced at once."""
-
-Space = Annotated[str, typer.Option(help="Search space, e.g. ofa-mobilenetv3-w1.2.")]
-Classes = Annotated[int, typer.Option(help="Size of the classifier.")]
-Tables = Annotated[
-    list[Path], typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
-]
-SomeTables = Annotated[
-    list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
-]
-Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same answer.")]
-Predictor = Annotated[Path, typer.Option(help="Accuracy predictor: predictor.json or acc_predictor.pth.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(context_settings=_SEVERAL)(search)
+    app.command(context_settings=SEVERAL)(search)
     app.command()(cost)
-    app.command(context_settings=_SEVERAL)(latency)
+    app.command(context_settings=SEVERAL)(latency)
     app.command()(accuracy)
-
-
-_SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
-"""``--table A B`` is read like ``--table A --table B``, so that a shell's globs work."""
 
 
 def cost(space: Space, classes: Classes = 1000) -> None:
@@ -116,7 +115,9 @@ def search(
         "model_size_bytes": model_size_bytes,
     }
     tables = [*(table or []), *map(Path, context.args)]
-    found, accuracy_predictor, pricer, precision = _parts(space, classes, predictor, tables, resolutions)
+    found, accuracy_predictor, pricer, precision = search_parts(
+        space, classes, predictor, tables, resolutions
+    )
     if min_top1 is not None and minimise is None:
         minimise = "latency_ms" if pricer else "macs"
     problem = Problem(
@@ -125,7 +126,7 @@ def search(
         constraints=_constraints(limits, confidence),
         latency=pricer,
         seed=seed,
-        effort=_effort(population, generations),
+        effort=effort_of(population, generations),
         minimise=minimise,
         min_top1=min_top1,
         alternatives=alternatives,
@@ -134,20 +135,12 @@ def search(
     try:
         result = run(restrict(problem, _allowed(found, fix or [], exclude or [])))
     except BudgetInfeasible as error:
-        _print_infeasible(error, as_json)
+        print_infeasible(error, as_json)
         raise typer.Exit(3) from error
     answer = _told(result.best) | {"evaluations": result.evaluations, "seed": result.seed}
     if alternatives:
         answer["alternatives"] = [_told(other) for other in result.alternatives]
     _print_best(answer, as_json)
-
-
-def _effort(population: int | None, generations: int | None) -> Any:
-    """What is given of it, and else what is usual."""
-    from bespoke.search import Effort
-
-    given = {"population": population, "generations": generations}
-    return Effort(**{name: value for name, value in given.items() if value is not None})
 
 
 def _constraints(limits: dict[str, float | None], confidence: float | None) -> tuple[Any, ...]:
@@ -194,51 +187,8 @@ def _number(option: str, text: str, number: str) -> float:
 
 
 def _told(found: Any) -> dict[str, Any]:
-    """One architecture with what is predicted of it, as JSON."""
-    return {
-        "architecture": found.architecture.to_json(),
-        "top1": found.top1,
-        "top1_interval": list(found.top1_interval),
-        **{name: value if name == "latency_ms" else int(value) for name, value in found.metrics.items()},
-        "latency_interval_ms": list(found.latency_interval_ms) if found.latency_interval_ms else None,
-    }
-
-
-def _parts(
-    name: str, classes: int, predictor: Path, tables: list[Path], resolutions: str | None
-) -> tuple[Any, Any, Any, str]:
-    """Space, predictor, pricer and precision of a search; the resolutions are the table's unless given."""
-    from bespoke.latency_tables import covered_space, read_table
-    from bespoke.predictors import read_predictor
-    from bespoke.supernet.spaces import space as make_space
-
-    if resolutions is not None:
-        found = make_space(name, sorted(set(_sides(resolutions))), classes)
-        table = read_table(tables) if tables else None
-    elif tables:
-        table = read_table(tables)
-        found = covered_space(table, make_space(name, _sides_in(table), classes))
-    else:
-        table, found = None, make_space(name, classes=classes)
-    accuracy = read_predictor(predictor, found)
-    if table is None:
-        return found, accuracy, None, "fp32"
-    return found, accuracy, table.pricer(found), table.profile.model_precision
-
-
-def _sides(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InvalidInput(f"--resolutions: got {text!r}, expected pixels such as 160,192,224") from None
-
-
-def _sides_in(table: Any) -> list[int]:
-    """Sides of the images that a table's first convolutions read: the only ones it can cover."""
-    from bespoke.supernet.ops import parse_key
-
-    shapes = {parse_key(key).in_shape for key in table.stats}
-    return sorted({h for h, w, c in shapes if c == 3 and h == w and SMALLEST_SIDE <= h <= LARGEST_SIDE})
+    """A candidate as JSON; without a table the interval of its latency is null."""
+    return {**candidate_json(found), "latency_interval_ms": found.latency_interval_ms}
 
 
 def _print_best(answer: dict[str, Any], as_json: bool) -> None:
@@ -247,15 +197,6 @@ def _print_best(answer: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in answer.items():
         print(f"{name:20} {json.dumps(value)}")
-
-
-def _print_infeasible(error: BudgetInfeasible, as_json: bool) -> None:
-    if as_json:
-        from bespoke.search.feasibility import infeasible_document
-
-        print(json.dumps(infeasible_document(error)))
-    else:
-        print(f"bespoke: {error}", file=sys.stderr)
 
 
 def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, list[Any]]]) -> None:

@@ -11,7 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.offline import LARGEST_SIDE, SMALLEST_SIDE, Classes, Json, Space
+from bespoke.cli.asking import (
+    LARGEST_SIDE,
+    SEVERAL,
+    SMALLEST_SIDE,
+    Classes,
+    Json,
+    Space,
+    read_sides,
+    sides_in,
+)
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 
 tables_app = typer.Typer(help="Latency tables: fit, show, import, export.", no_args_is_help=True)
@@ -27,17 +36,14 @@ References = Annotated[
 ]
 OneTable = Annotated[list[Path], typer.Argument(help="Files or folders of one table.")]
 
-_SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
-"""``--reference A B`` is read like ``--reference A --reference B``, so that a shell's globs work."""
-
 EXPORTS = ("json", "csv", "ofa")
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     tables_app.command()(fit)
-    tables_app.command("few-shot", context_settings=_SEVERAL)(few_shot)
-    tables_app.command(context_settings=_SEVERAL)(choose)
+    tables_app.command("few-shot", context_settings=SEVERAL)(few_shot)
+    tables_app.command(context_settings=SEVERAL)(choose)
     tables_app.command()(show)
     tables_app.command("import")(import_table)
     tables_app.command()(export)
@@ -149,7 +155,7 @@ def export(
         raise InvalidInput(f"--format: got {to!r}, expected one of {', '.join(EXPORTS)}; ofa takes --space")
     read, written = read_table(table), [out]
     if to == "ofa":
-        written = write_official(read, make_space(space or "", _image_sides(read), classes), out)
+        written = write_official(read, make_space(space or "", sides_in(read), classes), out)
     elif to == "csv":
         write_csv(read, out)
     else:
@@ -159,11 +165,10 @@ def export(
 
 def _space(name: str, classes: int, resolutions: str | None, seen: Iterable[int]) -> Any:
     """The space to price: at the sides that were asked for, or the published ones and those seen."""
-    from bespoke.cli.offline import _sides
     from bespoke.supernet.spaces import space as make_space
 
     published = make_space(name, classes=classes).dimensions[-1].choices
-    asked = published if resolutions is None else _sides(resolutions)
+    asked = published if resolutions is None else read_sides(resolutions)
     return make_space(name, sorted({*asked, *seen}), classes)
 
 
@@ -179,12 +184,6 @@ def _sides_of(lines: Sequence[str]) -> set[int]:
         if type(side) is int and SMALLEST_SIDE <= side <= LARGEST_SIDE:
             found.add(side)
     return found
-
-
-def _image_sides(table: Any) -> list[int]:
-    from bespoke.cli.offline import _sides_in
-
-    return _sides_in(table)
 
 
 def _references(paths: Sequence[Path]) -> list[Any]:
@@ -249,7 +248,7 @@ def _summary(table: Any) -> dict[str, Any]:
         "source": table.source,
         "provisional": table.provisional,
         "ops": len(table.stats),
-        "resolutions": _image_sides(table),
+        "resolutions": sides_in(table),
         "interval": table.interval or None,
         "audit": table.audit.verdict if table.audit else None,
         "revision": table.revision,
