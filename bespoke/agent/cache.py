@@ -74,7 +74,7 @@ class ModelCache:
 
 @dataclass(frozen=True)
 class Spool:
-    """Results on disk until the service has taken them, so that neither a cut line nor a reboot loses any.
+    """Results on disk until the service has taken them: neither a cut line nor a kill loses any.
 
     Attributes:
         folder: One file per lease.

@@ -142,9 +142,10 @@ def _affinity(pinned: int) -> str | None:
     """The cores that the agent may use, e.g. ``0-3``, or ``pinned 1``."""
     if not hasattr(os, "sched_getaffinity"):
         return None
-    if pinned:
+    allowed = os.sched_getaffinity(0)
+    if 0 < pinned <= len(allowed):
         return f"pinned {pinned}"
-    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    return ",".join(map(str, sorted(allowed)))
 
 
 def _memory_gib() -> int | None:

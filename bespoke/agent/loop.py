@@ -151,6 +151,11 @@ class _Agent:
     summary: AgentSummary = field(default_factory=lambda: AgentSummary(""))
     rng: random.Random = field(default_factory=random.Random)
 
+    @property
+    def spool(self) -> Spool:
+        """Of this device on this service: agents of other ones may keep theirs beside it."""
+        return Spool(self.settings.cache / "results" / self.summary.device_id)
+
     def run(self, profile: DeviceProfile) -> AgentSummary:
         device = self._persist(lambda: self.client.create_device(profile.device, profile.to_json()))
         if device is None:
@@ -201,7 +206,9 @@ class _Agent:
     def _measure_window(self, window: _Window, sentinel: _Sentinel, ended: Callable[[], bool]) -> None:
         """Measure a window until its sentinel stands still, or as often as it may be."""
         while True:
-            before = self._look_at(sentinel, window.timing, at_most_s=FRESH_S)
+            # What it took when it had drifted is nothing to hold the repeat against.
+            fresh_s = 0.0 if window.repeated else FRESH_S
+            before = self._look_at(sentinel, window.timing, at_most_s=fresh_s)
             self._measure_entries(window, ended)
             if ended():
                 return self._close(window, [UNCLOSED])
@@ -220,7 +227,6 @@ class _Agent:
 
     def _measure_entries(self, window: _Window, ended: Callable[[], bool]) -> None:
         """Measure every entry of a window once; those that failed before are not tried again."""
-        spool = Spool(self.settings.cache / "results")
         for entry in window.entries:
             key = (entry["entry_id"], entry["round"])
             earlier = window.results.get(key)
@@ -230,7 +236,7 @@ class _Agent:
             if result is None:
                 return
             window.results[key] = result
-            spool.keep(window.lease_id, [_marked(r, (UNCLOSED,)) for r in window.done])
+            self.spool.keep(window.lease_id, [_marked(r, (UNCLOSED,)) for r in window.done])
             error = result["error"]
             self._tell("measured", entry["entry_id"] if error is None else f"{entry['entry_id']}: {error}")
 
@@ -301,8 +307,7 @@ class _Agent:
         """
         if not results:
             return
-        spool = Spool(self.settings.cache / "results")
-        spool.keep(lease_id, results)
+        self.spool.keep(lease_id, results)
         try:
             answer = self._persist(lambda: self.client.report(lease_id, results))
         except ApiError as error:
@@ -310,11 +315,11 @@ class _Agent:
                 raise
             answer = {"accepted": 0, "refused": str(error)}
         if answer is not None:
-            spool.keep(lease_id, [])
+            self.spool.keep(lease_id, [])
             self._tell("reported", str(answer))
 
     def _hand_in_waiting(self) -> None:
-        for lease_id, results in Spool(self.settings.cache / "results").waiting():
+        for lease_id, results in self.spool.waiting():
             self._hand_in(lease_id, results)
 
     def _persist(self, call: Callable[[], T]) -> T | None:

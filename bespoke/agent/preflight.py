@@ -75,8 +75,10 @@ def preflight(
     if clock_step_ns > COARSE_CLOCK_NS:
         coarse = f"clock: steps of {clock_step_ns / 1e3:.0f} µs, {COARSE_CLOCK_NS / 1e3:.0f} wanted"
         (refused if clock_step_ns >= COARSEST_CLOCK_NS else degraded).append(coarse)
+    if threads > cores:
+        refused.append(f"threads: {threads} asked for, this process may use {cores} cores")
     others = (conditions.load or 0.0) - (threads if measuring else 0)
-    if others > cores - threads + SPARE_LOAD:
+    if others > max(cores - threads, 0) + SPARE_LOAD:
         degraded.append(f"load: other work keeps {others:.1f} of {cores} cores busy, {threads} wanted free")
     if governor in SLOW_GOVERNORS and driver not in GOVERNS_ITSELF:
         degraded.append(f"governor: {governor} holds the frequency down, performance wanted")

@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
 def agent(
     key: Key,
     server: Server = SERVER,
-    name: Annotated[str, typer.Option(help="A label for people; the fingerprint tells devices apart.")] = "",
+    name: Annotated[
+        str, typer.Option(help="A label for people; with the profile it tells devices apart.")
+    ] = "",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     provider: Annotated[str | None, typer.Option(help="Execution provider of the runtime.")] = None,
@@ -107,6 +109,9 @@ def profile(
         else:
             campaign = client.create_campaign(device_id, supernet, effort, remeasure=remeasure)
         campaign = follow_campaign(console, client, device_id, campaign["id"])
+        if campaign["purpose"] == "check":
+            print(json.dumps(campaign) if as_json else verdict(device, campaign))
+            return
         table = client.latency_table_revision(device_id, campaign["table_revision"])
     if as_json:
         print(json.dumps(campaign))
@@ -127,6 +132,20 @@ def find_device(client: Client, device: str) -> str:
             f"device: {len(found)} are named {device!r}; give one of the ids {', '.join(found)}"
         )
     return str(found[0]) if found else device
+
+
+def verdict(device: str, campaign: dict[str, Any]) -> str:
+    """What a check of a device's sentinels found, and what to do then."""
+    found = campaign["check"]
+    told = (
+        f"latency table {found['table_revision'][:12]} {'stale' if found['stale'] else 'holds'}: "
+        f"{found['drift']:+.1%}, limit {found['limit']:.1%}"
+    )
+    if not found["stale"]:
+        return told
+    body = found["proposal"]["body"]
+    again = f"--device {device} --supernet {body['supernet']} --effort {body['effort']} --remeasure"
+    return f"{told}\n{found['searches']} searches used it; run `bespoke profile {again}`"
 
 
 def card_line(card: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bespoke.cli.devices import SERVER, Key, Server, card_line, find_device, follow_campaign
+from bespoke.cli.devices import SERVER, Key, Server, card_line, find_device, follow_campaign, verdict
 from bespoke.client import Client
 from bespoke.supernet.errors import InvalidInput, Unavailable
 from bespoke.supernet.whole_files import write_file
@@ -122,15 +122,7 @@ def check(
         device_id = find_device(client, device)
         started = client.create_check(device_id, supernet)
         done = follow_campaign(console, client, device_id, started["id"])
-    if as_json:
-        print(json.dumps(done))
-        return
-    found = done["check"]
-    verdict = "stale" if found["stale"] else "holds"
-    drift = f"{found['drift']:+.1%}, limit {found['limit']:.1%}"
-    print(f"latency table {found['table_revision'][:12]} {verdict}: {drift}")
-    if found["stale"]:
-        print(f"{found['searches']} searches used it; run `bespoke profile --device {device} --remeasure`")
+    print(json.dumps(done) if as_json else verdict(device, done))
 
 
 @devices_app.command("choose")

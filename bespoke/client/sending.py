@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from bespoke import __version__
-from bespoke.supernet.errors import ApiError, Unavailable
+from bespoke.supernet.errors import ApiError, InvalidInput, Unavailable
 
 __all__ = ["Json", "Sender", "check_digest", "part", "pause_s", "read_json"]
 
@@ -56,8 +56,18 @@ class Sender:
             attempts: How often a call is tried in all; at least 1.
             timeout: Of one try, in seconds.
             sleep: Called with the seconds to pause between tries.
+
+        Raises:
+            InvalidInput: The address is none, or the key cannot be one.
         """
-        self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
+        if key and not key.isascii():
+            raise InvalidInput("API key: got characters that no key has, expected bsp_<prefix>_<secret>")
+        try:
+            self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(
+                f"server: got {base_url!r}, expected an address such as http://127.0.0.1:8321; {error}"
+            ) from error
         self._owned = http is None
         self._headers = {"User-Agent": f"bespoke-client/{__version__}"}
         if key:

@@ -31,12 +31,19 @@ def read_text(path: Path, expected: str = "a latency table") -> str:
 
 
 def write_whole(files: Mapping[Path, str | bytes]) -> None:
-    """Write files beside their places first, and move them there when all of them are written."""
+    """Write files beside their places first, and move them there when all of them are written.
+
+    Raises:
+        FileInvalid: One cannot be written.
+    """
     with ExitStack() as places:
         # Left in the opposite order: moved in that of the files, and none behind one that cannot be.
         temporaries = {path: places.enter_context(replacing(path)) for path in reversed(list(files))}
         for path, content in files.items():
-            temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
+            try:
+                temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
+            except OSError as error:
+                raise FileInvalid(path, f"cannot be written: {error}") from error
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -92,7 +92,8 @@ def op_of(key: str) -> Op | None:
     for kind, pattern in _KEYS.items():
         match = pattern.fullmatch(key)
         if match:
-            return _op(kind, [int(number) for number in match.groups()])
+            op = _op(kind, [int(number) for number in match.groups()])
+            return op if min(*op.in_shape, op.out_channels, op.stride, op.kernel) > 0 else None
     return None
 
 

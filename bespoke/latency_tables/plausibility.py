@@ -34,11 +34,11 @@ def is_number(value: Any, least: float = -HUGE, most: float = HUGE) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
-def latency_problem(value: Any) -> str | None:
+def latency_problem(value: Any, longest_ms: float = LONGEST_MS) -> str | None:
     """What is wrong with a latency in ms; None where nothing is."""
-    if is_number(value, SHORTEST_MS, LONGEST_MS):
+    if is_number(value, SHORTEST_MS, longest_ms):
         return None
-    return f"got {short(value)}, expected ms from {SHORTEST_MS:g} to {LONGEST_MS:g}"
+    return f"got {short(value)}, expected ms from {SHORTEST_MS:g} to {longest_ms:g}"
 
 
 def short(value: Any) -> str:

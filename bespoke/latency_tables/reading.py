@@ -57,6 +57,8 @@ def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
     """One table of several; of an op that two have, the one with more samples."""
     (first, merged), *others = tables
     for path, table in others:
+        if "source" in table.profile.fingerprint:
+            _check_same_device(first, merged, path, table)
         if table.profile.digest != merged.profile.digest:
             raise FileInvalid(path, f"is of another device profile than {first}; tables do not mix")
         if (table.correction, table.statistic) != (merged.correction, merged.statistic):
@@ -79,3 +81,15 @@ def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
             audit=merged.audit if same else None,
         )
     return merged
+
+
+def _check_same_device(first: Path, merged: LatencyTable, path: Path, table: LatencyTable) -> None:
+    """Refuse a file that contradicts another one, where neither says what device it is of."""
+    for key in merged.stats.keys() & table.stats.keys():
+        if merged.stats[key] != table.stats[key]:
+            raise FileInvalid(
+                path,
+                f"has op {key} at {table.stats[key].median_ms:g} ms, and {first} at "
+                f"{merged.stats[key].median_ms:g} ms; neither says what device it is of: give files of one "
+                "device, or import each with --device first",
+            )

@@ -8,7 +8,7 @@ import numpy as np
 
 from bespoke.latency_tables.plausibility import UNIT_FACTOR, latency_problem, odd_units, short
 from bespoke.latency_tables.profiling import ProfilingPlan, Report
-from bespoke.latency_tables.timing import MOST_RUNS
+from bespoke.latency_tables.timing import LONGEST_COLD_MS, LONGEST_MS, MOST_RUNS
 from bespoke.supernet.errors import MeasurementInvalid
 from bespoke.supernet.ops import OpKey
 
@@ -61,11 +61,11 @@ def check_samples(reports: Iterable[Report]) -> None:
     for report in reports:
         if len(report.samples_ms) > MOST_RUNS:
             raise _invalid(report, "samples_ms", f"{len(report.samples_ms)} samples", f"at most {MOST_RUNS}")
-        times = [(f"samples_ms[{i}]", value) for i, value in enumerate(report.samples_ms)]
+        times = [(f"samples_ms[{i}]", value, LONGEST_MS) for i, value in enumerate(report.samples_ms)]
         if report.cold_ms is not None:
-            times.append(("cold_ms", report.cold_ms))
-        for field, value in times:
-            if latency_problem(value):
+            times.append(("cold_ms", report.cold_ms, LONGEST_COLD_MS))
+        for field, value, longest_ms in times:
+            if latency_problem(value, longest_ms):
                 raise _invalid(report, field, value, "positive milliseconds of a plausible length")
 
 

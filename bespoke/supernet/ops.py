@@ -166,6 +166,10 @@ def parse_key(text: str) -> Op:
         skip=bool(part["skip"]),
         norm=not part["plain"],
     )
+    if min(*op.in_shape, op.out_channels, op.kernel, op.stride) < 1 or (
+        part["mid"] is not None and op.mid_channels < 1
+    ):
+        raise OpKeyInvalid(text, "expected sizes, kernels and strides of 1 or more")
     if op.key != text:
         raise OpKeyInvalid(text, f"the canonical text of this op is {op.key!r}")
     return op

@@ -20,23 +20,39 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made where it is missing.
+
+    Raises:
+        FileInvalid: It cannot be put there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise FileInvalid(path, f"cannot be written: {error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise FileInvalid(path, f"cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Replace a file, whole or not at all."""
+    """Replace a file, whole or not at all.
+
+    Raises:
+        FileInvalid: It cannot be written.
+    """
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        except OSError as error:
+            raise FileInvalid(path, f"cannot be written: {error}") from error
 
 
 def digest_of(path: Path) -> str:

@@ -83,4 +83,4 @@ def test_a_killed_agent_goes_on_where_it_was(tmp_path: Path) -> None:
     for entry_id in measured:
         assert service.results[entry_id]["samples_ms"]
         assert any("closing sentinel" in reason for reason in service.results[entry_id]["degraded"])
-    assert list((tmp_path / "results").iterdir()) == []
+    assert list((tmp_path / "results").rglob("*.json")) == []

@@ -174,3 +174,12 @@ def test_csv_text_is_what_is_written(small: SearchSpace, filled: Fill, tmp_path:
     write_csv(filled(small), tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == csv_text(filled(small))
     assert len(csv_text(filled(small)).splitlines()) == 2 + len(filled(small).stats)
+
+
+def test_files_that_do_not_tell_their_device_must_not_contradict_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{HEAD}{POOL},0.5\n")
+    (tmp_path / "b.csv").write_text(f"{HEAD}v1:linear:in1x1x1280:out10,0.01\n")
+    assert len(read_table([tmp_path]).stats) == 2
+    (tmp_path / "c.csv").write_text(f"{HEAD}{POOL},0.9\n")
+    with pytest.raises(FileInvalid, match=r"c\.csv: has op .* at 0\.9 ms, and .*a\.csv at 0\.5 ms"):
+        read_table([tmp_path])

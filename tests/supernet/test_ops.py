@@ -56,6 +56,9 @@ def test_the_text_of_a_key_is_stable() -> None:
         "v1:bottleneck:k3:in8x8x8:out8:s1:relu",
         "v1:conv:k3:in8x8x3:out16:s1\n",
         "v1:conv:k3:in8x8x3:out16:s1:skip:se",
+        "v1:conv:k3:in8x8x3:out16:s0",
+        "v1:conv:k3:in0x8x3:out16:s1",
+        "v1:mbconv:k3:in8x8x3:mid0:out16:s1:relu",
     ],
 )
 def test_texts_that_are_not_canonical_are_refused(text: str) -> None:

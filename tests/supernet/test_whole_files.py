@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.whole_files import replacing, write_file
 
 
 def test_a_file_takes_its_place_once_it_is_complete(tmp_path: Path) -> None:
@@ -35,3 +36,11 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
         assert one != two
     assert path.read_text() == "one"  # whoever ends last
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file" / "below.json", tmp_path):
+        with pytest.raises(FileInvalid, match=f"{path}: cannot be written"):
+            write_file(path, b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from bespoke.latency_tables.timing import LONGEST_COLD_MS, LONGEST_MS, MOST_RUNS
 from bespoke.service.schemas.common import Incoming, Label, Outgoing
 
 
@@ -45,9 +46,12 @@ class Heartbeat(Outgoing):
 
 
 # The bounds are described here and checked in ``reports.py``, where a refusal can name the entry.
-Milliseconds = Annotated[
-    float, Field(json_schema_extra={"exclusiveMinimum": 0, "maximum": 3_600_000}, description="In ms.")
-]
+def _milliseconds(longest: float) -> Any:
+    return Field(json_schema_extra={"exclusiveMinimum": 0, "maximum": longest}, description="In ms.")
+
+
+Milliseconds = Annotated[float, _milliseconds(LONGEST_MS)]
+ColdMilliseconds = Annotated[float, _milliseconds(LONGEST_COLD_MS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -56,8 +60,8 @@ class Result(Incoming):
 
     entry_id: Label
     round: int = Field(ge=0, le=2**31 - 1)
-    samples_ms: list[Milliseconds] = Field(max_length=100_000)
-    cold_ms: Milliseconds | None = None
+    samples_ms: list[Milliseconds] = Field(json_schema_extra={"maxItems": MOST_RUNS})
+    cold_ms: ColdMilliseconds | None = None
     error: Annotated[str, Field(max_length=10_000)] | None = None
     started_at: Number | Label | None = Field(default=None, description="Unix seconds, or ISO 8601.")
     frequency_mhz: Number | None = None
