@@ -45,7 +45,7 @@ def staged(
         device: Where the network lies.
         report: Gets a line of progress now and then.
     """
-    collected = run / STATISTICS
+    collected = run / f"statistics-{architectures}-{seed}.safetensors"
     if not collected.exists():
         table = collect_table(
             network, training, architectures=architectures, seed=seed, device=device, report=report

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.whole_files import write_file
 from bespoke.supernet.zoo import ZooEntry
 
 DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
@@ -90,6 +91,9 @@ def train(
     from bespoke.supernet.training.processes import join, leave
     from bespoke.supernet.training.recipes import recipe as recipe_phases
 
+    for option, number in (("batch", batch), ("random", random), ("statistics", statistics)):
+        if number < 1:
+            raise InvalidInput(f"--{option}: got {number}, expected 1 or more")
     if subnets < FEWEST_SUBNETS:
         raise InvalidInput(f"--subnets: got {subnets}, expected {FEWEST_SUBNETS} at least to fit a predictor")
     group, own_device = join(device)
@@ -112,7 +116,7 @@ def train(
         report(f"starts from {started.name}" + (f", with a new head of {chosen.classes}" if new_head else ""))
     run_phases(
         network, training, phases, run, batch=batch, seed=seed, device=own_device, bf16=bf16, group=group,
-        report=report, bar=sys.stderr.isatty(),
+        origin=started.digest if started else "", report=report, bar=sys.stderr.isatty(),
     )  # fmt: skip
     leave(group)
     if not group.leads:
@@ -164,23 +168,24 @@ def extract(
     """Cut a subnet out of a supernet, as ONNX with its weights."""
     from bespoke.supernet.architecture import read_architecture
     from bespoke.supernet.subnet import load_network, materialise
-    from bespoke.supernet.training.data import read_split
-    from bespoke.supernet.training.evaluation import calibrated_statistics
+    from bespoke.supernet.training.calibration_images import few_images
+    from bespoke.supernet.training.data import side_for
+    from bespoke.supernet.training.evaluation import CALIBRATION_IMAGES, calibrated_statistics
     from bespoke.supernet.zoo import ROOT, entry
 
     opened = entry(supernet, zoo_folder or ROOT)
-    text = sys.stdin.read() if str(architecture) == "-" else architecture.read_text()
     try:
-        fields = json.loads(text)
-    except ValueError as error:
+        fields = json.loads(sys.stdin.read() if str(architecture) == "-" else architecture.read_text())
+    except (OSError, ValueError) as error:
         raise InvalidInput(f"{architecture}: no JSON ({error}); expected an architecture's JSON") from error
     chosen = read_architecture(opened.space, fields)
     statistics = None
     if images:
         network = load_network(opened)
-        statistics = calibrated_statistics(network, chosen, read_split(images, "train"))
+        few = few_images(images, CALIBRATION_IMAGES, side_for([chosen.resolution]))
+        statistics = calibrated_statistics(network, chosen, few)
     model = materialise(opened, chosen, statistics=statistics, dynamic_batch=dynamic_batch)
-    out.write_bytes(model)
+    write_file(out, model)
     sha256 = hashlib.sha256(model).hexdigest()
     told = {"file": str(out), "sha256": sha256, "size": len(model), "architecture": chosen.to_json()}
     print(json.dumps(told) if as_json else f"{out}  {len(model)} bytes  sha256 {sha256}")
@@ -234,7 +239,8 @@ def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None)
 def _tell_skipped(skipped: tuple[str, ...], run: Path, report: Callable[[str], None]) -> None:
     """List the images that could not be read, in a file beside the run's others."""
     if skipped:
-        (run / "skipped.txt").write_text("\n".join(skipped) + "\n")
+        names = "\n".join(skipped) + "\n"
+        (run / "skipped.txt").write_text(names, errors="surrogateescape")
         report(f"skipped {len(skipped)} images that cannot be read; they are listed in {run / 'skipped.txt'}")
 
 

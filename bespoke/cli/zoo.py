@@ -98,6 +98,7 @@ def zoo_calibrate(
     name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
     images: Annotated[Path, typer.Option(help="Image folder: train/<class>/*.")],
     zoo_folder: ZooFolder = Path("var/zoo"),
+    cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
     architectures: Annotated[int, typer.Option(help="Random subnets to see.")] = 2000,
     batch: Annotated[int, typer.Option(help="Images for each.")] = 64,
     seed: Annotated[int, typer.Option(help="All randomness follows from it.")] = 0,
@@ -107,13 +108,13 @@ def zoo_calibrate(
     from bespoke.supernet.checkpoints import save_statistics
     from bespoke.supernet.subnet import load_network
     from bespoke.supernet.training.collection import collect_table
-    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.data import read_split, side_for
     from bespoke.supernet.zoo import STATISTICS, entry
 
     opened = entry(name, zoo_folder)
     table = collect_table(
         load_network(opened),
-        read_split(images, "train"),
+        read_split(images, "train", side_for(opened.space.dimensions[-1].choices), cache),
         architectures=architectures,
         batch=batch,
         seed=seed,

@@ -77,13 +77,14 @@ def collect_actively(
         of_round = zip(known.architectures, known.rounds, strict=True)
         own = [a for a, r in of_round if r == number and a not in found][:size]
         if len(own) < size:
-            targets = dict(zip(known.architectures, known.targets(), strict=True))
+            # Not of what the round itself measured already: it chooses what it chose before it stopped.
+            before = known.where(np.array(known.rounds) < number)
+            targets = dict(zip(before.architectures, before.targets(), strict=True))
             seen = found[aside:]
-            taken = frozenset(known.architectures)
             top1 = np.array([targets[a] for a in seen])
+            taken = frozenset(before.architectures)
             chosen = choose_round(space, seen, top1, size, [seed, number], taken)
-            left = chosen[: size - len(own)]
-            own += measured(space, left, measure, path, images=images, number=number).architectures
+            own = list(measured(space, chosen, measure, path, images=images, number=number).architectures)
         found += own
     return measured(space, found, _nothing_left, path)
 

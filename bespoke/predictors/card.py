@@ -36,6 +36,7 @@ from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Architecture, Genomes, encode
 from bespoke.supernet.cost import CostTable
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
 from bespoke.supernet.training.data import ImageSet
@@ -48,6 +49,8 @@ from bespoke.supernet.training.evaluation import (
 from bespoke.supernet.whole_files import write_file
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
+FEWEST_IMAGES = 5
+"""Training images of which one can be held out."""
 FEWEST_TO_SELECT = 50
 """Subnets in which searches are simulated."""
 
@@ -108,7 +111,12 @@ def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     Args:
         training: All of them.
         seed: The training's: the same one parts the same images.
+
+    Raises:
+        InvalidInput: There are too few to part.
     """
+    if len(training) < FEWEST_IMAGES:
+        raise InvalidInput(f"got {len(training)} training images, expected {FEWEST_IMAGES} or more")
     return training.split(min(HELD_OUT, len(training) // 5), seed)
 
 

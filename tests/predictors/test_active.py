@@ -45,8 +45,7 @@ def test_a_stopped_run_goes_on_in_the_middle_of_a_round(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         collected(tmp_path / "set.jsonl", measure=interrupted)
     assert read_dataset(tmp_path / "set.jsonl", SPACE).rounds.count(2) == 3
-    assert collected(tmp_path / "set.jsonl").rounds == whole.rounds
-    assert read_dataset(tmp_path / "set.jsonl", SPACE).architectures[:53] == whole.architectures[:53]
+    assert collected(tmp_path / "set.jsonl") == whole
 
     def forbidden(architecture: Architecture) -> float:
         raise AssertionError(architecture)

@@ -1,4 +1,4 @@
-"""A few training images, as a network gets them: for ranges of INT8 activations."""
+"""A few training images: for ranges of INT8 activations, and for BN statistics of one subnet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from bespoke.supernet.training.data import (
     evaluation_pixels,
     normalised,
     read_split,
+    side_for,
 )
 from bespoke.supernet.training.folders import list_split
-
-SIDE = 160
 
 
 def calibration_images(
@@ -39,18 +38,28 @@ def calibration_images(
     Raises:
         FileInvalid: There is no such folder, or none of the images can be read.
     """
-    images = _few(root, count)
+    images = few_images(root, count, side_for([resolution]))
     parts = evaluation_pixels(images, resolution, batch)
     return [np.ascontiguousarray(normalised(pixels).numpy()) for pixels, _ in parts]
 
 
-def _few(root: Path, count: int) -> ImageSet:
+def few_images(root: Path, count: int, side: int) -> ImageSet:
+    """Training images of all classes alike; only these are decoded.
+
+    Args:
+        root: The image folder (see ``folders``), or CIFAR's.
+        count: How many at most.
+        side: Of the kept squares in pixels.
+
+    Raises:
+        FileInvalid: There is no such folder, or none of the images can be read.
+    """
     if cifar_folder(root) is not None:
         every = read_split(root, "train")
         return every.subset(_even(len(every), count))
     listing = list_split(root, "train")
     chosen = _even(len(listing.paths), count)
-    images = np.empty((len(chosen), SIDE, SIDE, 3), np.uint8)
+    images = np.empty((len(chosen), side, side, 3), np.uint8)
     good = np.flatnonzero(decode_into(images, tuple(listing.paths[i] for i in chosen)))
     if not len(good):
         raise FileInvalid(root, f"not one of {len(chosen)} images could be decoded")

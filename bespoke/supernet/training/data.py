@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,14 +26,24 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.errors import FileInvalid, Unavailable
 from bespoke.supernet.training.augmentation import SMALLEST_AREA, draw_crops, resampled
 from bespoke.supernet.training.cifar import cifar_folder, read_cifar
 from bespoke.supernet.training.folders import list_split
 from bespoke.supernet.training.processes import Group
+from bespoke.supernet.whole_files import replacing
 from bespoke.supernet.zoo import MEAN, STD
 
 CROP_SHARE = 0.875
+
+SIDE = 160
+"""Of the squares that are kept, unless asked otherwise."""
+
+_LOOKED_AT = 64
+"""Images whose pixels tell a set from another one."""
+
+_ABANDONED_S = 3600.0
+"""Half-made files that nobody wrote to for so long are of a process that was killed."""
 
 T = TypeVar("T")
 
@@ -61,6 +74,15 @@ class ImageSet:
         """Side of the squares in pixels."""
         return self.stored_NHWC.shape[1]
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the classes, all labels and some of the pixels, in hex: other images have another."""
+        digest = hashlib.sha256("\n".join(self.classes).encode(errors="surrogateescape"))
+        digest.update(self.labels_N.numpy().tobytes())
+        for at in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).round().astype(np.intp)).tolist():
+            digest.update(self.pixels(slice(at, at + 1)).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def pixels(self, at: Tensor | slice = slice(None)) -> Tensor:
         """The images at these indices, or all of them, 8-bit NHWC."""
         return self.stored_NHWC[at if self.rows_N is None else self.rows_N[at]]
@@ -77,7 +99,7 @@ class ImageSet:
         return self.subset(order[held_out:]), self.subset(order[:held_out])
 
 
-def read_split(root: Path, split: str, side: int = 160, cache: Path | None = None) -> ImageSet:
+def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = None) -> ImageSet:
     """Read the training or validation images, each one's shorter side scaled to ``side``, centre cropped.
 
     CIFAR's images keep their 32 pixels. Layouts: see ``folders.py`` and ``cifar.py``.
@@ -97,8 +119,8 @@ def read_split(root: Path, split: str, side: int = 160, cache: Path | None = Non
         tiny, known, classes = read_cifar(cifar, split)
         return ImageSet(torch.from_numpy(tiny), torch.from_numpy(known), classes)
     listing = list_split(root, split)
-    listed = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in listing.paths)
-    digest = hashlib.sha256(f"{side}\n{listed}".encode()).hexdigest()[:16]
+    listed = "\n".join(f"{p.relative_to(root)} {_size(p)}" for p in listing.paths)
+    digest = hashlib.sha256(f"{side}\n{listed}".encode(errors="surrogateescape")).hexdigest()[:16]
     kept = cache / f"{split}-{side}-{digest}.npy" if cache else None
     if kept is None:
         images = np.empty((len(listing.paths), side, side, 3), np.uint8)
@@ -106,14 +128,33 @@ def read_split(root: Path, split: str, side: int = 160, cache: Path | None = Non
     else:
         if not kept.exists():
             _decode_to_file(kept, listing.paths, side)
-        # Copy on write: torch wants an array that it may write to, and the file must not change.
-        images, good = np.load(kept, mmap_mode="c"), np.load(kept.with_suffix(".good.npy"))
+        images, good = np.load(kept, mmap_mode="r"), np.load(kept.with_suffix(".good.npy"))
     if not good.any():
         raise FileInvalid(root, "not one image could be decoded")
     labels = torch.tensor(listing.labels)[torch.from_numpy(good)]
     skipped = tuple(str(p) for p, ok in zip(listing.paths, good, strict=True) if not ok)
     rows = None if good.all() else torch.from_numpy(np.flatnonzero(good))
-    return ImageSet(torch.from_numpy(images), labels, listing.classes, skipped, rows)
+    return ImageSet(_as_tensor(images), labels, listing.classes, skipped, rows)
+
+
+def _as_tensor(images_NHWC: NDArray[np.uint8]) -> Tensor:
+    """The same memory; nobody writes to images, so it may be a file that is mapped for reading."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images_NHWC)
+
+
+def _size(path: Path) -> int:
+    """Of a file in bytes; -1 where there is none, such as behind a dead link."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def side_for(resolutions: Sequence[int]) -> int:
+    """The least side at which no crop of these resolutions has to be enlarged; ``SIDE`` at least."""
+    return max(SIDE, *(math.ceil(resolution / CROP_SHARE) for resolution in resolutions))
 
 
 def read_splits(root: Path, side: int, cache: Path, group: Group) -> tuple[ImageSet, ImageSet]:
@@ -144,15 +185,28 @@ def decode_into(
 
 def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}.partial")
-    images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side, 3))
-    good = decode_into(images, paths)
-    images.flush()
-    told = kept.with_suffix(f".{os.getpid()}.npy")
-    np.save(told, good)
-    told.replace(kept.with_suffix(".good.npy"))
-    # Last: where this file stands, both are whole, also while another process decodes the same images.
-    partial.replace(kept)
+    for left in kept.parent.glob(f".{kept.name}.*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            left.unlink(missing_ok=True)
+    with replacing(kept) as partial:
+        _reserve(partial, len(paths) * side * side * 3)
+        images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side, 3))
+        good = decode_into(images, paths)
+        images.flush()
+        # The larger file is moved last: where it stands, both are whole, also while another process
+        # decodes the same images.
+        with replacing(kept.with_suffix(".good.npy")) as told, told.open("wb") as file:
+            np.save(file, good)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """See that so many bytes fit where the file lies: a mapped file on a full disk ends the process."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise Unavailable(
+            f"{path.parent}: the decoded images take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            "make room, or take another folder or smaller images"
+        )
 
 
 def _decode(path: Path, square_HWC: NDArray[np.uint8]) -> bool:

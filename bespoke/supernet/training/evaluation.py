@@ -21,6 +21,9 @@ from bespoke.supernet.statistics import Statistics, StatisticsTable, recalibrate
 from bespoke.supernet.subnet import extract, fold
 from bespoke.supernet.training.data import ImageSet, View, augmented, evaluation_pixels, normalised
 
+KEPT_BYTES = 4 * 2**30
+"""Scaled evaluation images that are kept; resolutions beyond that are scaled each time."""
+
 CALIBRATION_IMAGES = 2000
 """As Once-for-All re-calibrates."""
 
@@ -30,7 +33,7 @@ of the same images, so that top-1 over several of them says less of single pixel
 
 
 class LabelledImages:
-    """Evaluation images, scaled once per resolution and kept, as bytes.
+    """Evaluation images, scaled once per resolution and kept, as bytes, as many as ``KEPT_BYTES`` hold.
 
     Attributes:
         images: Where they come from.
@@ -53,6 +56,7 @@ class LabelledImages:
         self.images, self.views = images, views
         self._batch = batch
         self._prepared: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         """How many answers a top-1 is a share of."""
@@ -60,14 +64,16 @@ class LabelledImages:
 
     def at(self, resolution: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (N, 3, R, R) normalised images and (N,) labels, view after view."""
-        if resolution not in self._prepared:
-            self._prepared[resolution] = [
-                batch
-                for view in VIEWS[: self.views]
-                for batch in evaluation_pixels(self.images, resolution, self._batch, view)
-            ]
-        for x_NHWC, labels_N in self._prepared[resolution]:
+        size = len(self) * 3 * resolution**2
+        if resolution not in self._prepared and self._room >= size:
+            self._room -= size
+            self._prepared[resolution] = list(self._scaled(resolution))
+        for x_NHWC, labels_N in self._prepared.get(resolution) or self._scaled(resolution):
             yield normalised(x_NHWC, device), labels_N
+
+    def _scaled(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for view in VIEWS[: self.views]:
+            yield from evaluation_pixels(self.images, resolution, self._batch, view)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,14 @@ def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
     return Listing(tuple(paths), tuple(labels), classes)
 
 
+def _name(path: Path, folder: Path) -> bytes:
+    """A path as it stands on the disk; old archives hold names that are no UTF-8."""
+    return path.relative_to(folder).as_posix().encode(errors="surrogateescape")
+
+
 def _held_out(listing: Listing, folder: Path) -> set[int]:
     """Every tenth image of each class, at least one where it has two."""
-    keys = [hashlib.sha256(p.relative_to(folder).as_posix().encode()).digest() for p in listing.paths]
+    keys = [hashlib.sha256(_name(p, folder)).digest() for p in listing.paths]
     held: set[int] = set()
     for label in range(len(listing.classes)):
         own = sorted((i for i, at in enumerate(listing.labels) if at == label), key=keys.__getitem__)

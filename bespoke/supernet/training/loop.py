@@ -67,10 +67,12 @@ class _Run:
     group: Group
     checkpoint_every: int
     report: Callable[[str], None]
+    origin: str
 
     @property
     def asked(self) -> str:
-        return asked_for(self.phases, self.batch, self.seed)
+        space = self.network.space.to_json()
+        return asked_for(self.phases, self.batch, self.seed, space, self.images.digest, self.origin)
 
     def steps(self, phase: Phase) -> int:
         return math.ceil(phase.epochs * (len(self.images) // self.batch))
@@ -91,6 +93,7 @@ def train(
     device: torch.device | str = "cpu",
     bf16: bool | None = None,
     frozen: StatisticsTable | None = None,
+    origin: str = "",
     group: Group | None = None,
     checkpoint_every: int = 100,
     report: Callable[[str], None] = print,
@@ -109,6 +112,7 @@ def train(
         device: Where to train.
         bf16: Whether to compute in half precision where that is safe; None means on a GPU only.
         frozen: BN statistics to train on as constants; the batch's own where none are given.
+        origin: Digest of the weights that ``network`` starts from; empty where they are random.
         group: The processes that share the work.
         checkpoint_every: Steps between checkpoints.
         report: Gets a line of progress at each checkpoint.
@@ -116,12 +120,14 @@ def train(
 
     Raises:
         FileInvalid: The folder holds a checkpoint of another run.
-        InvalidInput: The batch cannot be shared out among the processes, or there are fewer images
-            than processes.
+        InvalidInput: The batch is none or cannot be shared out among the processes, or there are fewer
+            images than processes.
     """
     group, device = group or Group(), torch.device(device)
     if len(images) < group.size:
         raise InvalidInput(f"got {len(images)} training images for {group.size} processes, expected more")
+    if batch < 1:
+        raise InvalidInput(f"got batches of {batch} images, expected 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(
@@ -137,8 +143,9 @@ def train(
         group,
         checkpoint_every,
         report,
+        origin,
     )
-    start = read_checkpoint(folder, run.asked, device)
+    start = read_checkpoint(folder, run.asked)
     if start:
         network.load_state_dict(start.network)
     group.same_weights(network)

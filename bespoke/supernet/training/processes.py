@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from bespoke.supernet.errors import InvalidInput
+
+LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def join(device: str = "cpu") -> tuple[Group, torch.device]:
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+        # One process decodes a large data set while the others wait: longer than they would by default.
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     return Group(dist.get_rank(), dist.get_world_size()), own
 
 

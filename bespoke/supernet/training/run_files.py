@@ -45,9 +45,21 @@ class Checkpoint:
     optimiser: dict[str, Any] | None = None
 
 
-def asked_for(phases: Sequence[Phase], batch: int, seed: int) -> str:
-    """What decides a run's course, as text: a checkpoint is of this run if the texts are equal."""
-    return json.dumps({"phases": [asdict(phase) for phase in phases], "batch": batch, "seed": seed})
+def asked_for(
+    phases: Sequence[Phase], batch: int, seed: int, space: Mapping[str, Any], images: str, origin: str
+) -> str:
+    """What decides a run's course, as text: a checkpoint is of this run if the texts are equal.
+
+    Args:
+        phases: What is done.
+        batch: Images a step.
+        seed: All randomness follows from it.
+        space: The supernet's, as JSON.
+        images: Digest of the training images.
+        origin: Digest of the weights that it starts from; empty where they are random.
+    """
+    own = {"phases": [asdict(phase) for phase in phases], "batch": batch, "seed": seed}
+    return json.dumps(own | {"space": space, "images": images, "origin": origin})
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
@@ -58,7 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
         os.fsync(file.fileno())
 
 
-def read_checkpoint(folder: Path, asked: str, device: torch.device | str) -> Checkpoint | None:
+def read_checkpoint(folder: Path, asked: str) -> Checkpoint | None:
     """Read where a run stands; None where it has not begun.
 
     Raises:
@@ -67,12 +79,13 @@ def read_checkpoint(folder: Path, asked: str, device: torch.device | str) -> Che
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
-    state = torch.load(path, weights_only=True, map_location=device)
+    # On the CPU: the optimiser counts its steps there, and would wait for a GPU at each of them.
+    state = torch.load(path, weights_only=True, map_location="cpu")
     if state.pop("asked", None) != asked:
         raise FileInvalid(
             path,
-            "a run of other phases, or of another batch or seed; give another folder, or the settings of "
-            "this run",
+            "a run of other phases, images, space or start, or of another batch or seed; give another "
+            "folder, or the settings of this run",
         )
     return Checkpoint(**state)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.errors import FileInvalid, Unavailable
 from bespoke.supernet.training.data import View, augmented, evaluation_pixels, read_split, training_batch
 
 
@@ -36,6 +38,28 @@ def test_a_broken_image_is_skipped_and_named(folder: Path) -> None:
     images = read_split(folder, "train", side=40)
     assert len(images) == 6
     assert [Path(p).name for p in images.skipped] == ["broken.png"]
+
+
+def test_dead_links_and_names_that_are_no_utf_8_do_not_stop_the_reading(folder: Path) -> None:
+    cats = folder / "train" / "cat"
+    (cats / "dead.png").symlink_to(folder / "gone.png")
+    (cats / "0.png").rename(os.fsdecode(os.fsencode(cats) + b"/caf\xe9.png"))
+    for cache in (None, folder / "cache"):
+        images = read_split(folder, "train", side=40, cache=cache)
+        assert len(images) == 6
+        assert [Path(p).name for p in images.skipped] == ["dead.png"]
+    (folder / "val").rename(folder / "unused")
+    assert len(read_split(folder, "val", side=40)) == 2
+
+
+def test_too_little_room_for_the_decoded_images_is_told_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=6 * 40 * 40 * 3 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(Unavailable, match=r"take 0\.0 GB, and 0\.0 GB are free; make room"):
+        read_split(folder, "train", side=40, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_cache_is_used_until_the_folder_changes(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_half_precision_trains_on_a_cpu_too(tmp_path: Path) -> None:
     assert half.state_dict()[name].dtype == torch.float32
     assert half.state_dict()[name].isfinite().all()
     assert not torch.equal(half.state_dict()[name], full.state_dict()[name])
+
+
+def test_a_run_on_other_images_or_from_another_start_is_refused(tmp_path: Path) -> None:
+    images = two_colours()
+    loop.train(fresh(), images, PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    named = replace(images, classes=("red", "something else"))
+    darker = replace(images, stored_NHWC=images.stored_NHWC // 2)
+    for other in (named, darker):
+        with pytest.raises(FileInvalid, match="images, space or start"):
+            loop.train(fresh(), other, PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    with pytest.raises(FileInvalid, match="images, space or start"):
+        loop.train(fresh(), images, PHASES[:1], tmp_path, batch=4, origin="another", report=lambda _: None)
 
 
 def test_a_run_with_another_seed_or_batch_is_refused(tmp_path: Path) -> None:
