@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from time import sleep
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +40,9 @@ _TILE = 32
 
 _CHUNK = 16 * _TILE
 """Rows at a time: a hidden layer of 400 then takes 0.8 MB and stays in the second-level cache."""
+
+_PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2)
+"""Before each look at a predictor's two files: the second one is written milliseconds after the first."""
 
 
 class AccuracyPredictor(Protocol):
@@ -403,12 +407,17 @@ def _read_json(path: Path, space: SearchSpace) -> AccuracyPredictor:
         gaussian.FORMAT: gaussian.from_parts,
     }
     try:
-        header = json.loads(path.read_text())
-        if not isinstance(header, dict) or header.get("format") not in readers:
-            raise FileInvalid(path, f"expected a predictor of format {' or '.join(map(repr, readers))}")
-        content = path.with_suffix(".safetensors").read_bytes()
+        # A new predictor takes the place of another file by file; in between they are of two.
+        for pause_s in _PAUSES_S:
+            sleep(pause_s)
+            header = json.loads(path.read_text())
+            if not isinstance(header, dict) or header.get("format") not in readers:
+                raise FileInvalid(path, f"expected a predictor of format {' or '.join(map(repr, readers))}")
+            content = path.with_suffix(".safetensors").read_bytes()
+            if same := hashlib.sha256(content).hexdigest() == header["tensors_sha256"]:
+                break
         tensors = load_tensors(content)
-        if hashlib.sha256(content).hexdigest() != header["tensors_sha256"]:
+        if not same:
             raise FileInvalid(path, "the tensors beside it are not those that it was saved with")
         _same_network(header["space"], space)
         return readers[header["format"]](space, header, tensors)

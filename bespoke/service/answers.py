@@ -38,10 +38,16 @@ def device(row: orm.Device, store: Store) -> schemas.Device:
     )
 
 
-def campaign(row: orm.Campaign, store: Store) -> schemas.Campaign:
-    """A campaign with its progress and its agents."""
+def campaign(row: orm.Campaign, store: Store, *, listed: bool = False) -> schemas.Campaign:
+    """A campaign with its progress and its agents.
+
+    Args:
+        row: The campaign.
+        store: Knows the rest.
+        listed: Whether it stands among others: what its check found is then left out, since it takes long
+            to find the searches of a table.
+    """
     agents, active_s = store.agents(row.id), store.active_s(row.id)
-    base = store.table_by_id(row.base_table) if row.base_table else None
     return schemas.Campaign(
         id=row.id,
         device_id=row.device_id,
@@ -60,9 +66,9 @@ def campaign(row: orm.Campaign, store: Store) -> schemas.Campaign:
         agents=[_agent(one) for one in agents],
         degraded=sorted({reason for one in agents for reason in one.degraded}),
         job_id=row.job_id,
-        base_revision=base.revision if base else None,
+        base_revision=store.revision_of(row.base_table) if row.base_table else None,
         table_revision=row.table_revision,
-        check=_check(row, store) if row.result else None,
+        check=_check(row, store) if row.result and not listed else None,
         error=row.error,
         created_at=row.created_at,
         finished_at=row.finished_at,

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 
 from bespoke import __version__
+from bespoke.search.blas import one_thread
 from bespoke.service import problems
 from bespoke.service.chores import chores
 from bespoke.service.dependencies import Service
@@ -68,7 +69,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = await run_in_threadpool(open_service, settings)
         try:
-            yield
+            # Requests hold the BLAS to one thread anyway; letting it go in between costs more than they do.
+            with one_thread():
+                yield
         finally:
             await run_in_threadpool(close_service, service)
 

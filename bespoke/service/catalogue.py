@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from bespoke.search.evaluator import feasible_ranges
 from bespoke.service.orm import StoredTable
 from bespoke.service.store import Store, read_table
 from bespoke.supernet import zoo
-from bespoke.supernet.errors import DeviceNotProfiled, Unavailable
+from bespoke.supernet.errors import DeviceNotProfiled, TableIncomplete, Unavailable
 
 __all__ = ["Catalogue", "Ranges"]
 
@@ -115,12 +116,16 @@ class Catalogue:
         return self._once(("ranges", entry.digest), lambda: _listed(feasible_ranges(entry.space, None)))
 
     def device_ranges(self, supernet: str) -> dict[str, Ranges]:
-        """Smallest and largest value of each metric, by each device that was profiled for it."""
+        """Smallest and largest value of each metric, by each device that was profiled for it.
+
+        A device is left out whose table lacks ops: it was made for what the supernet was before.
+        """
         found: dict[str, Ranges] = {}
         for device in self._store.devices():
             row = self._store.latest_table(device.id, supernet)
             if row is not None:
-                found[device.id] = self._ranges(supernet, self.read(row))
+                with suppress(TableIncomplete):
+                    found[device.id] = self._ranges(supernet, self.read(row))
         return found
 
     def _ranges(self, supernet: str, table: LatencyTable) -> Ranges:

@@ -40,33 +40,41 @@ def start_check(place: Workplace, engine: JobEngine, device_id: str, supernet: s
     Raises:
         NotFound: There is no such device.
         DeviceNotProfiled: It has no table for the supernet.
-        Conflict: It is being checked already, or its table was not measured here.
+        Conflict: It is being checked already, or its table has no sentinels that were measured here.
     """
     place.store.device(device_id)
     row = place.store.latest_table(device_id, supernet)
     if row is None:
         raise DeviceNotProfiled(device_id, supernet)
-    if row.campaign_id is None:
+    made = place.store.campaign(row.campaign_id) if row.campaign_id else None
+    # A table that learned of a verification has that campaign, which has the sentinels of the table before
+    # it: none, where that one was imported.
+    if made is None or not any(entry["kind"] == "sentinel" for entry in (made.plan or {}).get("entries", ())):
         raise Conflict(
-            f"table {row.revision[:12]} of device {device_id!r} ({row.source}) was not made by a campaign "
-            "here, so there are no sentinels to compare with: start a campaign"
+            f"table {row.revision[:12]} of device {device_id!r} ({row.source}) has no sentinels that were "
+            "measured here, so there is nothing to compare with: start a campaign"
         )
-    effort = place.store.campaign(row.campaign_id).effort
     campaign, job = place.store.add_campaign(
-        device_id, supernet, effort, purpose="check", use_base=False, base_table=row.id
+        device_id, supernet, made.effort, purpose="check", use_base=False, base_table=row.id
     )
     engine.submit(job)
     return campaign
 
 
 def start_due_checks(place: Workplace, engine: JobEngine) -> None:
-    """Check the measured tables that serve and were not checked for ``check_hours``; none where that is 0."""
+    """Check the measured tables that serve and were not checked for ``check_hours``; none where that is 0.
+
+    A check that failed or was cancelled is not due again before that time either.
+    """
     if not place.settings.check_hours:
         return
     before = datetime.now(UTC) - timedelta(hours=place.settings.check_hours)
     for device in place.store.devices():
         for row in place.store.latest_tables(device.id):
             if row.campaign_id is None or (row.checked_at or row.created_at) > before:
+                continue
+            begun_at = place.store.last_check_at(row)
+            if begun_at is not None and begun_at > before:
                 continue
             try:
                 start_check(place, engine, device.id, row.supernet)

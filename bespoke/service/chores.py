@@ -14,6 +14,9 @@ __all__ = ["Chore", "chores", "prune"]
 
 Chore = Callable[[JobEngine], None]
 
+PRUNINGS = 10
+"""Most transactions in which one chore removes models; others write in between."""
+
 
 def chores(place: Workplace) -> Sequence[Chore]:
     """All chores, bound to where they work."""
@@ -22,4 +25,6 @@ def chores(place: Workplace) -> Sequence[Chore]:
 
 def prune(place: Workplace, _engine: JobEngine) -> None:
     """Remove models of campaigns that are over, once nothing else needs them."""
-    place.store.prune(place.artifacts.remove, place.settings.artifact_grace_s)
+    for _ in range(PRUNINGS):
+        if not place.store.prune(place.artifacts.remove, place.settings.artifact_grace_s):
+            return

@@ -10,14 +10,14 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from bespoke.service.auth import SCOPES, authenticate, authorise, recognise
+from bespoke.service.auth import authenticate, authorise, recognise
 from bespoke.service.engines.protocol import JobEngine
 from bespoke.service.models import ModelMaker
 from bespoke.service.orm import ApiKey
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.errors import Unauthorized
 
-__all__ = ["AdminKey", "AgentKey", "AnyKey", "EnrolKey", "Running", "SearchKey", "Service"]
+__all__ = ["AdminKey", "AgentKey", "EnrolKey", "ReadKey", "Running", "SearchKey", "Service"]
 
 bearer = HTTPBearer(
     auto_error=False, scheme_name="key", description="A key that `bespoke keys create` printed: `bsp_...`."
@@ -60,7 +60,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[ApiKey]]:
     return check
 
 
-AnyKey = Annotated[ApiKey, Depends(require(*SCOPES))]
+ReadKey = Annotated[ApiKey, Depends(require("search", "device:admin"))]
 SearchKey = Annotated[ApiKey, Depends(require("search"))]
 AdminKey = Annotated[ApiKey, Depends(require("device:admin"))]
 AgentKey = Annotated[ApiKey, Depends(require("agent"))]

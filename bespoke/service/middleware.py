@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bespoke.service.problems import problem, response
+from bespoke.service.problems import internal, problem, response
 from bespoke.supernet.errors import BodyTooLarge
 
 __all__ = ["BodyLimit", "JsonLines", "RequestLog"]
@@ -62,7 +62,10 @@ class BodyLimit:
 
 
 class RequestLog:
-    """Gives each request an id, hands it back as ``X-Request-Id``, and logs what came of it."""
+    """Gives each request an id, hands it back as ``X-Request-Id``, and logs what came of it.
+
+    An error that nobody expects is logged, and answered, under that id too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -73,17 +76,23 @@ class RequestLog:
             return await self._app(scope, receive, send)
         came = Headers(scope=scope).get("x-request-id", "")
         own = came if _ID.fullmatch(came) else secrets.token_hex(8)
-        token, started, status = request_id.set(own), time.perf_counter(), 500
+        token, started, status, begun = request_id.set(own), time.perf_counter(), 500, False
 
         async def tagged(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 MutableHeaders(scope=message)["X-Request-Id"] = own
             await send(message)
 
         try:
             await self._app(scope, receive, tagged)
+        except Exception:
+            about = {"method": scope["method"], "path": scope["path"]}
+            logger.exception("an unexpected error", extra=about)
+            if begun:  # It is too late for another answer.
+                raise
+            await response(internal())(scope, receive, tagged)
         finally:
             logger.info(
                 "request",

@@ -41,7 +41,7 @@ from bespoke.supernet.errors import (
     Unavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Problem", "install", "problem", "response", "responses"]
+__all__ = ["MEDIA_TYPE", "Problem", "install", "internal", "problem", "response", "responses"]
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "https://bespoke.dev/problems/"
@@ -102,6 +102,13 @@ def problem(error: BespokeError) -> Problem:
     return _problem(status, slug, title, str(error), _members(error))
 
 
+def internal() -> Problem:
+    """The problem that an error is which nobody expects."""
+    status, slug, title = KINDS[BespokeError]
+    detail = "an unexpected error; the service's log has it, under this response's request id"
+    return _problem(status, slug, title, detail, {})
+
+
 def _members(error: BespokeError) -> dict[str, Any]:
     match error:
         case ArchitectureInvalid() | ConstraintInvalid():
@@ -146,12 +153,11 @@ def response(about: Problem, headers: Mapping[str, str] | None = None) -> Respon
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an app with a problem."""
+    """Answer errors of an app with a problem; those that nobody expects are ``RequestLog``'s."""
     handlers: Mapping[type[Exception], Callable[[Any], Response]] = {
         BespokeError: lambda error: response(problem(error)),
         RequestValidationError: _invalid,
         HTTPException: _refused,
-        Exception: lambda _: response(_problem(500, "internal", "The service failed", _INTERNAL, {})),
     }
 
     def handler(answer: Callable[[Any], Response]) -> Callable[[Request, Exception], Response]:
@@ -159,9 +165,6 @@ def install(app: FastAPI) -> None:
 
     for kind, answer in handlers.items():
         app.add_exception_handler(kind, handler(answer))
-
-
-_INTERNAL = "an unexpected error; the service's log has it, under this response's request id"
 
 
 def _invalid(error: RequestValidationError) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from bespoke.search.blas import one_thread
 from bespoke.service.chores import chores
 from bespoke.service.engines.embedded import EmbeddedEngine
 from bespoke.service.migrations import upgrade
@@ -32,7 +33,8 @@ def work(settings: Settings, stop: threading.Event) -> None:
     engine.start()
     logger.info("worker %s is ready", settings.worker)
     try:
-        stop.wait()
+        with one_thread():
+            stop.wait()
     finally:
         engine.stop()
         models.stop()

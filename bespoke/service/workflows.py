@@ -9,7 +9,7 @@ from bespoke.latency_tables import ProfilingPlan
 from bespoke.predictors.accuracy import AccuracyPredictor
 from bespoke.search.probes import table_plan
 from bespoke.service.checking import check_plan, judge
-from bespoke.service.children import Child
+from bespoke.service.children import Child, Stopped
 from bespoke.service.datasets import collect_dataset, measure_shard
 from bespoke.service.engines.protocol import Json, Run, Workflows
 from bespoke.service.models import ModelMaker
@@ -21,6 +21,9 @@ from bespoke.supernet.errors import Unavailable
 
 __all__ = ["workflows"]
 
+MODEL_WAIT_S = 1.0
+"""So often a job that waits for a model asks whether it is to stop."""
+
 
 def workflows(place: Workplace, models: ModelMaker) -> Workflows:
     """All kinds of job, bound to where they work."""
@@ -28,7 +31,7 @@ def workflows(place: Workplace, models: ModelMaker) -> Workflows:
         "prepare-campaign": partial(prepare_campaign, place),
         "fit-campaign": partial(fit_campaign, place),
         "judge-check": partial(judge_check, place),
-        "materialise": partial(materialise, place, models),
+        "materialise": partial(materialise, models),
         "grow-archive": partial(grow_archive, place),
         "verify-search": partial(verify_search, place),
         "collect-dataset": partial(collect_dataset, place),
@@ -47,7 +50,7 @@ def prepare_campaign(place: Workplace, run: Run) -> Json:
             write = partial(_write_entries, place, child, run, entries[start : start + size])
             run.step(f"entries {start}", write)
             run.progress(min(1.0, (start + size) / len(entries)))
-    return run.step("open", lambda: _open(place, campaign_id))
+    return run.step("open", lambda: _open(place, run, campaign_id))
 
 
 def fit_campaign(place: Workplace, run: Run) -> Json:
@@ -77,13 +80,18 @@ def grow_archive(place: Workplace, run: Run) -> Json:
     return run.step("grow", grow)
 
 
-def materialise(place: Workplace, models: ModelMaker, run: Run) -> Json:
+def materialise(models: ModelMaker, run: Run) -> Json:
     """Make the ONNX file of a subnet in the worker's warm child."""
     subnet_id, dynamic_batch = run.arguments["subnet_id"], run.arguments["dynamic_batch"]
 
     def make() -> Json:
-        made = models.wait(subnet_id, dynamic_batch, place.settings.model_wait_s)
-        return {"sha256": made.sha256, "size": made.size}
+        while not run.stopped():
+            try:
+                made = models.wait(subnet_id, dynamic_batch, MODEL_WAIT_S)
+            except Unavailable:
+                continue  # a model that takes long has not failed: who asked for it is told to ask again
+            return {"sha256": made.sha256, "size": made.size}
+        raise Stopped
 
     return run.step("materialise", make)
 
@@ -133,8 +141,10 @@ def _write_entries(place: Workplace, child: Child, run: Run, entries: list[Any])
     return {"entries": len(entries)}
 
 
-def _open(place: Workplace, campaign_id: str) -> Json:
+def _open(place: Workplace, run: Run, campaign_id: str) -> Json:
     plan = ProfilingPlan.from_json(place.store.campaign(campaign_id).plan or {})
     order = [(entry.id, number) for number in range(plan.rounds) for entry in plan.order(number)]
-    place.store.start_measuring(campaign_id, order)
+    job = place.store.start_measuring(campaign_id, order)
+    if job is not None:
+        run.engine.submit(job)
     return {"campaign_id": campaign_id, "measurements": len(order)}

@@ -11,6 +11,7 @@ from bespoke.predictors import (
     Layer,
     MlpPredictor,
     ResolutionBins,
+    accuracy,
     default_encoding,
     read_predictor,
 )
@@ -97,6 +98,22 @@ def test_gains_are_the_effect_of_a_choice_to_first_order() -> None:
     depth = gene_offsets(SPACE)["depth"]
     assert table[depth, 0] == count
     assert not gains[depth : depth + 5].any()
+
+
+def test_a_reader_waits_for_the_second_file_of_a_predictor_that_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = some_predictor(), some_predictor(seed=1)
+    before.save(tmp_path / "predictor.json")
+    after.save(tmp_path / "next.json")
+    (tmp_path / "next.safetensors").replace(tmp_path / "predictor.safetensors")
+
+    def write_the_rest(pause_s: float) -> None:
+        if pause_s and (tmp_path / "next.json").exists():
+            (tmp_path / "next.json").replace(tmp_path / "predictor.json")
+
+    monkeypatch.setattr(accuracy, "sleep", write_the_rest)
+    assert read_predictor(tmp_path, SPACE).revision == after.revision
 
 
 def test_saved_and_read_back_it_predicts_the_same(tmp_path: Path) -> None:

@@ -120,6 +120,14 @@ def test_a_key_opens_only_what_its_scopes_say(api: Api) -> None:
         problem = problem_of(api.request(method, path, scope, json=body), 403, "forbidden")
         assert problem["scopes"] == [scope]
         assert scope not in problem["needed"]
+    paths = api.http.get("/openapi.json").json()["paths"]
+    read = [path for path, operations in paths.items() if path.startswith("/v1/") and "get" in operations]
+    for path in set(read) - {"/v1/artifacts/{sha256}"}:
+        problem_of(api.request("GET", path.replace("{", "").replace("}", ""), "agent"), 403, "forbidden")
+    for scope in ("search", "device:admin"):
+        assert api.request("GET", "/v1/supernets", scope).status_code == 200
+        campaigns = api.request("GET", f"/v1/devices/{UNKNOWN}/campaigns", scope)
+        problem_of(campaigns, 404, "device-unknown")
 
 
 def test_a_large_body_is_refused_whether_or_not_it_says_so(api: Api) -> None:

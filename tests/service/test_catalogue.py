@@ -12,10 +12,13 @@ import pytest
 
 from bespoke.predictors.accuracy import MlpPredictor, read_predictor
 from bespoke.service.catalogue import Catalogue
+from bespoke.service.migrations import upgrade
 from bespoke.service.orm import open_database
-from bespoke.service.store import Store
+from bespoke.service.store import Store, TableToKeep
 from bespoke.supernet import zoo
 from bespoke.supernet.errors import NotFound, Unavailable
+from bespoke.supernet.spaces import space as make_space
+from tests.service.tables import arithmetic_table, profile_of
 
 
 @pytest.fixture
@@ -77,3 +80,21 @@ def test_what_was_removed_is_not_served(catalogue: Catalogue, own_zoo: Path) -> 
 def test_a_name_that_no_folder_has_is_not_found(catalogue: Catalogue, name: str) -> None:
     with pytest.raises(NotFound):
         catalogue.entry(name)
+
+
+def test_a_device_whose_table_lacks_ops_is_left_out_of_what_is_feasible(
+    own_zoo: Path, tmp_path: Path
+) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'tables.sqlite'}")
+    upgrade(engine)
+    store = Store(engine)
+    catalogue, profile = Catalogue(store, own_zoo), profile_of()
+    now, before = catalogue.entry("tiny").space, make_space("ofa-mobilenetv3-w1.0", (32,), 4)
+    made: list[str] = []
+    for name, space in (("board", now), ("outdated", before)):
+        device, _ = store.add_device(name, profile.to_json(), profile.digest)
+        table = arithmetic_table(space, profile)
+        store.add_table(device.id, "tiny", TableToKeep(table.revision, "ops", False, table.to_json()))
+        made.append(device.id)
+    assert list(catalogue.device_ranges("tiny")) == made[:1]
+    engine.dispose()

@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from bespoke.service.engines.protocol import Run
 from bespoke.service.orm import Job
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
+from bespoke.service.store import datasets as store_datasets
+from bespoke.service.store.jobs import new_job
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import read_architecture
@@ -309,6 +313,25 @@ def test_a_shard_is_opened_once_and_again_only_for_what_it_lacks(store: Store) -
     assert [(one.position, one.architecture, one.top1) for one in left] == [(3, {"number": 3}, None)]
     store.add_round(row.id, 1, 2, [{"number": 5}])
     assert [(one.position, one.round, one.shard) for one in store.dataset_subnets(row.id)][-1] == (5, 1, 0)
+
+
+def test_the_same_data_set_asked_for_twice_at_once_is_started_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def slow_job(*arguments: Any) -> Job:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # Until the other one is here as well, had it not to wait.
+        return new_job(*arguments)
+
+    monkeypatch.setattr(store_datasets, "new_job", slow_job)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(store.start_dataset, "tiny", "digest", REQUEST) for _ in range(2)]
+    rows, jobs = zip(*(one.result() for one in asked), strict=True)
+    assert rows[0].id == rows[1].id
+    assert jobs[0].id == jobs[1].id
+    assert len(store.datasets("tiny")) == 1
 
 
 def test_a_data_set_that_was_stopped_opens_no_shard(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bespoke.service.engines import runtime
 from bespoke.service.engines.distributed import DistributedEngine
 from bespoke.service.engines.embedded import EmbeddedEngine
 from bespoke.service.engines.protocol import JobEngine
@@ -183,3 +185,56 @@ def test_an_orderly_stop_leaves_the_job_to_the_next_start(
         assert ended(store, job).state == "succeeded"
     door.stop()
     assert len(lines(file)) <= STEPS + 1
+
+
+def test_a_job_whose_end_cannot_be_written_is_not_left_running(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, late = counting(store, tmp_path / "lost"), counting(store, tmp_path / "late")
+    refused: list[str] = []
+    write = store.succeed_job
+
+    def succeed(job_id: str, result: dict[str, Any]) -> None:
+        refused.append(job_id)
+        if job_id == lost.id or refused.count(job_id) == 1:
+            raise OSError("the database is away")
+        write(job_id, result)
+
+    monkeypatch.setattr(store, "succeed_job", succeed)
+    monkeypatch.setattr(runtime, "AGAIN_AFTER_S", (0.01,))
+    quick = settings.model_copy(update={"heartbeat_s": 0.2, "worker_dead_s": 2.0})
+    engine = EmbeddedEngine(quick, store, WORKFLOWS)
+    engine.start()
+    try:
+        engine.submit(lost)
+        engine.submit(late)
+        assert ended(store, late).state == "succeeded"
+        failed = ended(store, lost)
+    finally:
+        engine.stop()
+    assert (failed.state, failed.error) == ("failed", {"detail": "the job engine ended it: ERROR"})
+    assert refused.count(lost.id) == 2
+
+
+def test_a_worker_lives_while_a_chore_takes_long_and_though_another_goes_wrong(
+    settings: Settings, store: Store
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def wrong(_engine: JobEngine) -> None:
+        raise OSError("the database is away")
+
+    def long(_engine: JobEngine) -> None:
+        begun.set()
+        over.wait(PATIENCE_S)
+
+    quick = settings.model_copy(update={"heartbeat_s": 0.1, "chores_s": 0.1})
+    engine = EmbeddedEngine(quick, store, WORKFLOWS, (wrong, long))
+    engine.start()
+    try:
+        assert begun.wait(10)
+        store.remove_worker(quick.worker)
+        until(lambda: quick.worker in store.live_workers(60))
+    finally:
+        over.set()
+        engine.stop()

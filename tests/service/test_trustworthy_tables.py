@@ -20,6 +20,7 @@ from bespoke.service.auth import create_key
 from bespoke.service.checking import start_due_checks
 from bespoke.service.chores import prune
 from bespoke.service.dependencies import Service
+from bespoke.service.routers import campaigns
 from bespoke.service.settings import Settings
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import SearchSpace, read_architecture
@@ -216,7 +217,9 @@ def check(api: Api, device_id: str, space: SearchSpace, slower: float) -> dict[s
     return done
 
 
-def test_a_check_finds_a_device_that_has_drifted(api: Api, board: dict[str, Any], space: SearchSpace) -> None:
+def test_a_check_finds_a_device_that_has_drifted(
+    api: Api, board: dict[str, Any], space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     search = {"supernet": "tiny", "device": board["id"], "constraints": {"latency_ms": 12}}
     found = api.request("POST", "/v1/searches", json=search).json()
     assert found["warnings"] == []
@@ -229,6 +232,9 @@ def test_a_check_finds_a_device_that_has_drifted(api: Api, board: dict[str, Any]
     assert (told["stale"], told["limit"]) == (True, pytest.approx(0.05, abs=0.01))
     assert told["drift"] == pytest.approx(0.2, abs=0.02)
     assert found["id"] in told["search_ids"]
+    assert drifted["base_revision"] == told["table_revision"]
+    monkeypatch.setattr(campaigns, "MOST_LISTED", 1)
+    assert api.client.campaigns(board["id"]) == [{**drifted, "check": None}]
     assert told["proposal"]["href"] == f"/v1/devices/{board['id']}/campaigns"
     served = api.client.latency_table(board["id"], "tiny")
     assert served["stale"]

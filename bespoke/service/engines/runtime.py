@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dbos import DBOS, DBOSConfig
 
@@ -32,7 +32,10 @@ UNHURRIED_S = 1.0
 """How often a queue is looked through that nobody waits for: a look takes some milliseconds."""
 
 STOP_S = 5.0
-"""How long a step that does not ask whether to stop is waited for."""
+"""How long a step that does not ask whether to stop, and then a chore, is waited for."""
+
+AGAIN_AFTER_S = (0.5, 2.0, 8.0)
+"""After what times the end of a job is written again that the database did not take."""
 
 
 class Runtime:
@@ -58,8 +61,10 @@ class Runtime:
         self._settings, self._store, self._engine = settings, store, engine
         self._workflows, self._chores = workflows, chores
         self._stopping = threading.Event()
-        self._running, self._changed = 0, threading.Condition()
+        self._running: list[str] = []
+        self._changed = threading.Condition()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._housework = threading.Thread(target=self._do_chores, name="chores", daemon=True)
 
     def start(self) -> None:
         """Run jobs from now on; those that this worker left when it ended go on first."""
@@ -84,6 +89,7 @@ class Runtime:
                 on_conflict="always_update",
             )
         self._heart.start()
+        self._housework.start()
 
     def stop(self) -> None:
         """Stop the jobs where they are: they go on when a worker comes back."""
@@ -91,18 +97,19 @@ class Runtime:
         self._heart.join()
         with self._changed:
             self._changed.wait_for(lambda: not self._running, STOP_S)
+        self._housework.join(STOP_S)
         DBOS.destroy(destroy_registry=True)
         self._store.remove_worker(self._settings.worker)
 
     def _enter(self, job_id: str) -> None:
         """The one workflow that DBOS knows: any job, by its id."""
         with self._changed:
-            self._running += 1
+            self._running.append(job_id)
         try:
             self._run(job_id)
         finally:
             with self._changed:
-                self._running -= 1
+                self._running.remove(job_id)
                 self._changed.notify_all()
 
     def _run(self, job_id: str) -> None:
@@ -125,15 +132,28 @@ class Runtime:
             return
         except BespokeError as error:
             logger.warning("job %s (%s) failed: %s", job_id, job.kind, error)
-            self._store.fail_job(job_id, {"detail": str(error)})
-            return
+            end = partial(self._store.fail_job, job_id, {"detail": str(error)})
         except Exception as error:
             if self._stopping.is_set():  # the engine was taken away under the job
                 raise Stopped from error
             logger.exception("job %s (%s) failed", job_id, job.kind)
-            self._store.fail_job(job_id, {"detail": "an unexpected error; the service's log has it"})
-            return
-        self._store.succeed_job(job_id, result)
+            told = {"detail": "an unexpected error; the service's log has it"}
+            end = partial(self._store.fail_job, job_id, told)
+        else:
+            end = partial(self._store.succeed_job, job_id, result)
+        self._write(end)
+
+    def _write(self, end: Callable[[], None]) -> None:
+        """Say how a job ended; what the database does not take is tried again a few times."""
+        for again_s in AGAIN_AFTER_S:
+            try:
+                end()
+                return
+            except Exception:
+                logger.exception("the end of a job was not written")
+                if self._stopping.wait(again_s):
+                    raise Stopped from None
+        end()
 
     def _step(self, name: str, work: Callable[[], Json]) -> Json:
         if self._stopping.is_set():
@@ -141,22 +161,30 @@ class Runtime:
         return DBOS.run_step({"name": name}, work)
 
     def _beat(self) -> None:
-        chores_at = time.monotonic()
         while not self._stopping.wait(self._settings.heartbeat_s):
             try:
                 self._store.beat(self._settings.worker)
                 self._rescue()
-                if time.monotonic() - chores_at >= self._settings.chores_s:
-                    chores_at = time.monotonic()
-                    for chore in self._chores:
-                        chore(self._engine)
             except Exception:
                 logger.exception("heartbeat of worker %s", self._settings.worker)
 
+    def _do_chores(self) -> None:
+        """Beside the heartbeat: a chore that takes long must not make this worker look dead."""
+        while not self._stopping.wait(self._settings.chores_s):
+            for chore in self._chores:
+                if self._stopping.is_set():
+                    return
+                try:
+                    chore(self._engine)
+                except Exception:
+                    logger.exception("a chore of worker %s", self._settings.worker)
+
     def _rescue(self) -> None:
         """Find jobs that nobody runs: their worker is dead, or they never reached the queue."""
-        # Its own jobs never: they run, however slowly, or were taken up again at the start.
-        live = self._store.live_workers(self._settings.worker_dead_s) | {self._settings.worker}
+        # Of its own jobs those that do not run here: their end could not be written. What runs is looked at
+        # before and after the jobs are read: one that begins or ends meanwhile is left alone.
+        before = set(self._running)
+        live = self._store.live_workers(self._settings.worker_dead_s) - {self._settings.worker}
         for job in self._store.stale_jobs(self._settings.worker_dead_s):
-            if job.worker_id not in live:
+            if job.worker_id not in live and job.id not in before.union(self._running):
                 self._engine.rescue(job)

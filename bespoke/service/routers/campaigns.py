@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from bespoke.service import answers, orm, schemas
 from bespoke.service.checking import start_check
-from bespoke.service.dependencies import AdminKey, AnyKey, Running
+from bespoke.service.dependencies import AdminKey, ReadKey, Running
 from bespoke.service.problems import responses
 from bespoke.supernet.errors import NotFound
 
@@ -22,10 +22,11 @@ router = APIRouter(
 )
 
 OVER = ("succeeded", "failed", "cancelled")
+MOST_LISTED = 100
 
 
 def _campaign(
-    _key: AnyKey, device_id: schemas.ApiName, campaign_id: schemas.ApiName, service: Running
+    _key: ReadKey, device_id: schemas.ApiName, campaign_id: schemas.ApiName, service: Running
 ) -> orm.Campaign:
     service.place.store.device(device_id)
     campaign = service.place.store.campaign(campaign_id)
@@ -81,11 +82,15 @@ def create_check(
 
 
 @router.get("/campaigns")
-def campaigns(_key: AnyKey, device_id: schemas.ApiName, service: Running) -> schemas.Campaigns:
-    """The device's campaigns and checks, newest first."""
+def campaigns(_key: ReadKey, device_id: schemas.ApiName, service: Running) -> schemas.Campaigns:
+    """The newest 100 of the device's campaigns and checks, newest first.
+
+    In a list `check` is null: what a check found is told by its own campaign.
+    """
     store = service.place.store
     store.device(device_id)
-    return schemas.Campaigns(items=[answers.campaign(row, store) for row in store.campaigns(device_id)])
+    rows = store.campaigns(device_id)[:MOST_LISTED]
+    return schemas.Campaigns(items=[answers.campaign(row, store, listed=True) for row in rows])
 
 
 @router.get("/campaigns/{campaign_id}")

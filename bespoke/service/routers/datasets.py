@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from bespoke.predictors.dataset import dataset_text
 from bespoke.service import answers, datasets, schemas
-from bespoke.service.dependencies import AdminKey, AnyKey, Running
+from bespoke.service.dependencies import AdminKey, ReadKey, Running
 from bespoke.service.problems import responses
 
 router = APIRouter(
@@ -39,7 +39,7 @@ def collect_dataset(
 
 
 @router.get("")
-def list_datasets(_key: AnyKey, name: schemas.ApiName, service: Running) -> schemas.Datasets:
+def list_datasets(_key: ReadKey, name: schemas.ApiName, service: Running) -> schemas.Datasets:
     """The supernet's data sets, newest first."""
     store = service.place.store
     service.place.catalogue.entry(name)
@@ -48,7 +48,7 @@ def list_datasets(_key: AnyKey, name: schemas.ApiName, service: Running) -> sche
 
 @router.get("/{dataset_id}")
 def dataset(
-    _key: AnyKey, name: schemas.ApiName, dataset_id: schemas.ApiName, service: Running
+    _key: ReadKey, name: schemas.ApiName, dataset_id: schemas.ApiName, service: Running
 ) -> schemas.Dataset:
     """A data set, the progress of its shards, and in the end what was fitted."""
     return answers.dataset(datasets.named(service.place, name, dataset_id), service.place.store)
@@ -60,7 +60,7 @@ def dataset(
     responses={200: {"description": "The measured subnets.", "content": _LINES}, **responses(409)},
 )
 def dataset_lines(
-    _key: AnyKey, name: schemas.ApiName, dataset_id: schemas.ApiName, service: Running
+    _key: ReadKey, name: schemas.ApiName, dataset_id: schemas.ApiName, service: Running
 ) -> Response:
     """What was measured so far, one subnet a line, as `bespoke zoo fit --dataset` reads it."""
     row = datasets.named(service.place, name, dataset_id)

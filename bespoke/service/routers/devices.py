@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from bespoke.latency_tables import DeviceProfile
 from bespoke.service import answers, schemas
-from bespoke.service.dependencies import AnyKey, EnrolKey, Running
+from bespoke.service.dependencies import EnrolKey, ReadKey, Running
 from bespoke.service.problems import responses
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"], responses=responses(401, 403, 422))
@@ -31,21 +31,21 @@ def create_device(
 
 
 @router.get("")
-def devices(_key: AnyKey, service: Running) -> schemas.Devices:
+def devices(_key: ReadKey, service: Running) -> schemas.Devices:
     """All devices, oldest first."""
     store = service.place.store
     return schemas.Devices(items=[answers.device(device, store) for device in store.devices()])
 
 
 @router.get("/{device_id}", responses=responses(404))
-def device(_key: AnyKey, device_id: schemas.ApiName, service: Running) -> schemas.Device:
+def device(_key: ReadKey, device_id: schemas.ApiName, service: Running) -> schemas.Device:
     """A device."""
     return answers.device(service.place.store.device(device_id), service.place.store)
 
 
 @router.get("/{device_id}/latency-table", responses=responses(404, 409))
 def latency_table(
-    _key: AnyKey, device_id: schemas.ApiName, supernet: schemas.SupernetName, service: Running
+    _key: ReadKey, device_id: schemas.ApiName, supernet: schemas.SupernetName, service: Running
 ) -> dict[str, Any]:
     """The table that serves this device for a supernet: its JSON, its revision, and whether it is stale.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from bespoke.service import schemas
-from bespoke.service.dependencies import AnyKey, Running
+from bespoke.service.dependencies import ReadKey, Running
 from bespoke.service.problems import responses
 
 router = APIRouter(prefix="/v1/supernets", tags=["supernets"], responses=responses(401, 403, 422))
 
 
 @router.get("")
-def supernets(_key: AnyKey, service: Running) -> schemas.Supernets:
+def supernets(_key: ReadKey, service: Running) -> schemas.Supernets:
     """All supernets."""
     entries = [service.place.catalogue.entry(name) for name in service.place.catalogue.names()]
     items = [
@@ -29,7 +29,7 @@ def supernets(_key: AnyKey, service: Running) -> schemas.Supernets:
 
 
 @router.get("/{name}", responses=responses(404))
-def supernet(_key: AnyKey, name: schemas.ApiName, service: Running) -> schemas.Supernet:
+def supernet(_key: ReadKey, name: schemas.ApiName, service: Running) -> schemas.Supernet:
     """A supernet: its space, its card, and what is feasible on each profiled device."""
     catalogue = service.place.catalogue
     entry = catalogue.entry(name)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from bespoke.service import answers, exports, orm, revisions, schemas
 from bespoke.service.archiving import start_build
-from bespoke.service.dependencies import AdminKey, AnyKey, Running, Service
+from bespoke.service.dependencies import AdminKey, ReadKey, Running, Service
 from bespoke.service.problems import responses
 
 router = APIRouter(
@@ -34,7 +34,7 @@ async def _text(request: Request) -> bytes:
 
 @router.get("/latency-tables")
 def latency_tables(
-    _key: AnyKey,
+    _key: ReadKey,
     device_id: schemas.ApiName,
     service: Running,
     supernet: schemas.SupernetName | None = None,
@@ -77,7 +77,7 @@ def import_latency_table(
     responses={200: {"description": "The table.", "content": _FILES}, **responses(409, 503)},
 )
 def latency_table_revision(
-    _key: AnyKey,
+    _key: ReadKey,
     device_id: schemas.ApiName,
     revision: schemas.RevisionName,
     service: Running,
@@ -99,7 +99,7 @@ def latency_table_revision(
     responses={200: {"description": "The plot.", "content": _PNG}, **responses(409, 503)},
 )
 def quality_plot(
-    _key: AnyKey, device_id: schemas.ApiName, revision: schemas.RevisionName, service: Running
+    _key: ReadKey, device_id: schemas.ApiName, revision: schemas.RevisionName, service: Running
 ) -> Response:
     """Predicted against measured latency of the whole networks that the table was judged by."""
     row = _row(service, device_id, revision)
@@ -108,7 +108,7 @@ def quality_plot(
 
 @router.get("/few-shot", responses=responses(409))
 def few_shot_choice(
-    _key: AnyKey,
+    _key: ReadKey,
     device_id: schemas.ApiName,
     supernet: schemas.SupernetName,
     service: Running,

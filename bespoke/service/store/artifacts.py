@@ -14,6 +14,8 @@ from bespoke.supernet.errors import NotFound
 __all__ = ["Artifacts"]
 
 ACTIVE = ("preparing", "measuring", "fitting")
+PRUNED_AT_ONCE = 20
+"""Their bytes are removed while nobody else may write to a SQLite database."""
 
 
 class Artifacts(Database):
@@ -44,7 +46,7 @@ class Artifacts(Database):
             raise NotFound("artifact", sha256)
         return row
 
-    def prune(self, remove: Callable[[str], None], unused_s: float, at_once: int = 200) -> int:
+    def prune(self, remove: Callable[[str], None], unused_s: float, at_once: int = PRUNED_AT_ONCE) -> int:
         """Forget some files that neither a campaign that goes on nor a subnet needs.
 
         Args:

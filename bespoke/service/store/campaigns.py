@@ -23,7 +23,7 @@ from bespoke.service.orm import (
 )
 from bespoke.service.store.database import Database, found, insert, new_id
 from bespoke.service.store.jobs import end_job, new_job
-from bespoke.supernet.errors import Conflict
+from bespoke.supernet.errors import Conflict, InvalidInput
 
 __all__ = [
     "ACTIVE",
@@ -33,6 +33,7 @@ __all__ = [
     "EntryModel",
     "end_leases",
     "going_on",
+    "last_job",
     "lock_campaign",
 ]
 
@@ -168,6 +169,16 @@ class Campaigns(Database):
         with self._read() as session:
             return list(session.scalars(query))
 
+    def last_check_at(self, table: StoredTable) -> datetime | None:
+        """When the newest check of a table began, however it ended; None where there is none."""
+        checks = (
+            Campaign.device_id == table.device_id,
+            Campaign.purpose == "check",
+            Campaign.base_table == table.id,
+        )
+        with self._read() as session:
+            return session.scalar(sa.select(sa.func.max(Campaign.created_at)).where(*checks))
+
     def set_plan(self, campaign_id: str, plan: dict[str, Any], base_table: str | None = None) -> None:
         """Keep the profiling plan of a campaign, and the table whose ops it leaves out; idempotent."""
         with self._write() as session:
@@ -203,7 +214,7 @@ class Campaigns(Database):
                     sha256=entry.sha256,
                 )
 
-    def start_measuring(self, campaign_id: str, order: Sequence[tuple[str, int]]) -> None:
+    def start_measuring(self, campaign_id: str, order: Sequence[tuple[str, int]]) -> Job | None:
         """Open a prepared campaign to agents; idempotent, and nothing happens to a cancelled one.
 
         A resumed campaign keeps the measurements that it has.
@@ -211,11 +222,19 @@ class Campaigns(Database):
         Args:
             campaign_id: The campaign, with the models of all entries that are to be measured.
             order: (entry id, round) of every measurement, in the order of measuring.
+
+        Returns:
+            The job that the last measurement makes, where results that came late were the last ones.
+
+        Raises:
+            InvalidInput: There is nothing to measure.
         """
+        if not order:
+            raise InvalidInput(f"campaign {campaign_id!r} has nothing to measure: start another one")
         with self._write() as session:
             campaign = lock_campaign(session, campaign_id)
             if campaign.state != "preparing":
-                return
+                return None
             here = Measurement.campaign_id == campaign_id
             if not _count(session, here):
                 rows = [
@@ -226,6 +245,8 @@ class Campaigns(Database):
                     session.execute(sa.insert(Measurement), rows[start : start + INSERTED_AT_ONCE])
             campaign.state, campaign.total = "measuring", len(order)
             campaign.measuring_at = campaign.measuring_at or self._now()
+            # Agents may have handed in what they still had while the models were written.
+            return last_job(session, campaign, self._now()) if campaign.done >= campaign.total else None
 
     def cancel_campaign(self, campaign_id: str) -> Campaign:
         """Stop a campaign and its job; what was measured is kept. A second time changes nothing.
@@ -282,6 +303,18 @@ def lock_campaign(session: Session, campaign_id: str) -> Campaign:
     """
     row = session.get(Campaign, campaign_id, with_for_update={"key_share": True})
     return found(row, "campaign", campaign_id)
+
+
+def last_job(session: Session, campaign: Campaign, now: datetime) -> Job | None:
+    """End the measuring of a campaign, with the job that makes something of it, if it has one."""
+    kind = LAST_JOB.get(campaign.purpose)
+    if kind is None:
+        campaign.state, campaign.finished_at = "succeeded", now
+        return None
+    job = new_job(kind, {"campaign_id": campaign.id}, now)
+    session.add(job)
+    campaign.state, campaign.job_id = "fitting", job.id
+    return job
 
 
 def _count(session: Session, *where: sa.ColumnElement[bool]) -> int:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from bespoke.service.orm import Dataset, DatasetShard, DatasetSubnet, Job
 from bespoke.service.store.database import Database, found, insert_all, new_id
 from bespoke.service.store.jobs import FINISHED, new_job
 
 __all__ = ["Datasets", "ShardState"]
+
+# Any number that nothing else locks, beside the name of a supernet.
+_LOCK = 8321_0002
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Datasets(Database):
             .with_for_update()
         )
         with self._write() as session:
+            _one_at_a_time(session, supernet)
             rows = session.scalars(newest).all()
             row = next((one for one in rows if _measures(one.request) == _measures(request)), None)
             if row is None:
@@ -225,6 +230,12 @@ class Datasets(Database):
         with self._write() as session:
             row = session.get(Dataset, dataset_id, with_for_update=True)
             found(row, "data set", dataset_id).result = result
+
+
+def _one_at_a_time(session: Session, supernet: str) -> None:
+    """Wait until nobody else starts a data set of a supernet; where there is no row, none can be locked."""
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer anyway
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK, sa.func.hashtext(supernet))))
 
 
 def _measures(request: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from bespoke.service.orm import (
     Measurement,
 )
 from bespoke.service.store.agents import quarantine_failing, standing
-from bespoke.service.store.campaigns import LAST_JOB, lock_campaign
+from bespoke.service.store.campaigns import last_job, lock_campaign
 from bespoke.service.store.database import Database, changed, found, new_id
-from bespoke.service.store.jobs import new_job
 from bespoke.service.store.samples import pack, unpack
 from bespoke.supernet.errors import AgentQuarantined, InvalidInput, LeaseLost
 
@@ -180,7 +179,7 @@ class Leases(Database):
                 campaign.done -= quarantine_failing(session, campaign.id, now, until)
             job = None
             if campaign.state == "measuring" and campaign.done >= campaign.total:
-                job = _last_job(session, campaign, now)
+                job = last_job(session, campaign, now)
             return Reported(accepted, len(results) - accepted, campaign, job)
 
     def reports(self, campaign_id: str) -> list[MeasuredEntry]:
@@ -192,18 +191,6 @@ class Leases(Database):
         )
         with self._read() as session:
             return [_measured(row) for row in session.scalars(query)]
-
-
-def _last_job(session: Session, campaign: Campaign, now: datetime) -> Job | None:
-    """End the measuring of a campaign, with the job that makes something of it, if it has one."""
-    kind = LAST_JOB.get(campaign.purpose)
-    if kind is None:
-        campaign.state, campaign.finished_at = "succeeded", now
-        return None
-    job = new_job(kind, {"campaign_id": campaign.id}, now)
-    session.add(job)
-    campaign.state, campaign.job_id = "fitting", job.id
-    return job
 
 
 def _measured(row: Measurement) -> MeasuredEntry:

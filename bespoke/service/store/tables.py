@@ -113,6 +113,11 @@ class Tables(Database):
         with self._read() as session:
             return found(session.get(StoredTable, table_id), "latency table", table_id)
 
+    def revision_of(self, table_id: str) -> str | None:
+        """The revision of a row, without its content; None where there is no such row."""
+        with self._read() as session:
+            return session.scalar(sa.select(StoredTable.revision).where(StoredTable.id == table_id))
+
     def other_tables(self, device_id: str, supernet: str) -> list[StoredTable]:
         """What full tables serve the other devices for a supernet, by the age of the device."""
         with self._read() as session:
@@ -155,11 +160,11 @@ class Tables(Database):
         # Of further devices: both are names that stand nowhere else in that text.
         text = sa.cast(StoredSubnet.tables, sa.Text)
         used = sa.or_(main, sa.and_(text.contains(device_id), text.contains(revision)))
-        joined = sa.select(Search).join(StoredSubnet, StoredSubnet.id == Search.subnet_id).where(used)
+        joined = sa.select(Search.id).join(StoredSubnet, StoredSubnet.id == Search.subnet_id).where(used)
         count = sa.select(sa.func.count()).select_from(joined.subquery())
         newest = joined.order_by(Search.created_at.desc(), Search.id).limit(limit)
         with self._read() as session:
-            return session.scalar(count) or 0, [search.id for search in session.scalars(newest)]
+            return session.scalar(count) or 0, list(session.scalars(newest))
 
 
 def read_table(row: StoredTable) -> dict[str, Any]:
