@@ -1,12 +1,13 @@
 """Predicting accuracy by what like architectures have: the mean of a Gaussian process, in numpy.
 
-    top-1(x) = mean + sum over measured j of weight_j * exp(-distance(x, j) / (2 * length^2))
+    top-1(x) = mean + sum over measured j of weight_j * exp(-distance(x, j) / RATE)
 
-where the distance is the number of one-hot features that differ. It is a whole number, so that the
-exponentials are a short table, and a prediction is the same wherever a genome stands in its batch, on
-every machine.
+where the distance is the sum of the rates of the one-hot features that differ. Rates are whole numbers,
+and so is the distance: the exponentials are a short table, and a prediction is the same wherever a genome
+stands in its batch, on every machine.
 
-Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 2.25.
+Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 2.25, with a length of
+its own for each feature (section 5.1): its rate is ``RATE / (2 * length^2)``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from bespoke.predictors.accuracy import Encoding, one_hot, write_predictor
 from bespoke.supernet.architecture import Genomes, SearchSpace
 from bespoke.supernet.errors import InvalidInput
 
-FORMAT = "bespoke-gaussian-predictor-1"
+FORMAT = "bespoke-gaussian-predictor-2"
+
+RATE = 8192
+"""Of a feature over whose difference similarity falls by a factor of e."""
 
 _CHUNK = 256
 """Rows at a time: their similarities to 1,000 measured architectures take 2 MB."""
@@ -42,8 +46,8 @@ class GaussianPredictor:
         encoding: From genomes to features.
         centres: Features of the measured architectures, 0 or 1, shape (M, F), uint8.
         weights: What each adds where it stands, in absolute top-1, shape (M,).
+        rates: How much a difference in each feature makes two unlike, (F,), uint16 (see ``RATE``).
         mean: Of top-1 far from all of them.
-        length: How many features have to differ for two to be unlike: of their number's square root.
         half_width: 90% conformal half width, in absolute top-1.
         card: How good it is and where it comes from: plain JSON.
         selection_bias: By how much searched architectures are predicted too high on average, in
@@ -57,23 +61,25 @@ class GaussianPredictor:
     encoding: Encoding
     centres: NDArray[np.uint8]
     weights: NDArray[np.float64]
+    rates: NDArray[np.uint16]
     mean: float
-    length: float
     half_width: float
     card: Mapping[str, Any] = field(default_factory=dict)
     selection_bias: float = 0.0
 
     def __post_init__(self) -> None:
         _, features = self.encoding.features(self.space)
-        shapes = self.centres.shape, self.weights.shape
-        if shapes != ((len(self.weights), features), (len(self.weights),)) or not len(self.weights):
-            raise InvalidInput(f"accuracy predictor: got {shapes}, expected (M, {features}) and (M,)")
-        finite = np.isfinite([*self.weights, self.mean]).all()
-        if not (finite and self.length > 0 and self.half_width >= 0 and self.selection_bias >= 0):
+        shapes = self.centres.shape, self.weights.shape, self.rates.shape
+        measured = len(self.weights)
+        if shapes != ((measured, features), (measured,), (features,)) or not measured:
             raise InvalidInput(
-                f"accuracy predictor: got mean {self.mean}, length {self.length}, half width "
-                f"{self.half_width} and selection bias {self.selection_bias}; expected finite numbers, the "
-                "length positive, the last two 0 or more"
+                f"accuracy predictor: got {shapes}, expected (M, {features}), (M,) and ({features},)"
+            )
+        finite = np.isfinite([*self.weights, self.mean]).all()
+        if not (finite and self.half_width >= 0 and self.selection_bias >= 0):
+            raise InvalidInput(
+                f"accuracy predictor: got mean {self.mean}, half width {self.half_width} and selection bias "
+                f"{self.selection_bias}; expected finite numbers, the last two 0 or more"
             )
 
     @cached_property
@@ -103,7 +109,7 @@ class GaussianPredictor:
         for start in range(0, len(genomes), _CHUNK):
             shares = self._shares(self._rows(genomes[start : start + _CHUNK])).astype(np.float32)
             near = shares @ self._centres - 0.5 * shares.sum(axis=1, keepdims=True)
-            slopes[start : start + _CHUNK, :count] = near / self.length**2
+            slopes[start : start + _CHUNK, :count] = near * (2 * self._rates / RATE)
         result: NDArray[np.float32] = slopes[:, table]
         return result
 
@@ -118,11 +124,11 @@ class GaussianPredictor:
 
     @property
     def _numbers(self) -> dict[str, float]:
-        names = ("mean", "length", "half_width", "selection_bias")
-        return {name: float(getattr(self, name)) for name in names}
+        return {name: float(getattr(self, name)) for name in _NUMBERS}
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
-        return {"centres": np.ascontiguousarray(self.centres), "weights": np.ascontiguousarray(self.weights)}
+        names = ("centres", "weights", "rates")
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in names}
 
     @cached_property
     def _feature_table(self) -> tuple[NDArray[np.int64], int]:
@@ -133,15 +139,13 @@ class GaussianPredictor:
         return self.centres.astype(np.float32)
 
     @cached_property
-    def _features_set(self) -> NDArray[np.float32]:
-        """How many features each measured architecture has, (M,)."""
-        return np.asarray(self._centres.sum(axis=1))
+    def _rates(self) -> NDArray[np.float32]:
+        return self.rates.astype(np.float32)
 
     @cached_property
     def _similarities(self) -> NDArray[np.float64]:
-        """By how many features differ: those of both at most."""
-        differ = np.arange(2 * self.centres.shape[1] + 1)
-        return np.asarray(np.exp(-differ / (2 * self.length**2)))
+        """By distance, up to that of two that differ in everything."""
+        return np.asarray(np.exp(-np.arange(int(self.rates.sum(dtype=np.int64)) + 1) / RATE))
 
     def _rows(self, genomes: Genomes) -> NDArray[np.float32]:
         """Features, (N, F)."""
@@ -149,14 +153,26 @@ class GaussianPredictor:
 
     def _shares(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each measured architecture adds to each prediction, (N, M)."""
-        # Sums of ones are exact in single precision, in whatever order a BLAS takes them.
-        differ = rows @ self._centres.T
-        differ *= -2
-        differ += rows.sum(axis=1)[:, None]
-        differ += self._features_set
+        # Sums of whole numbers are exact in single precision, in whatever order a BLAS takes them.
+        differ = distances(rows, self._centres, self._rates)
         shares = self._similarities.take(differ.astype(np.intp))
         shares *= self.weights
         return np.asarray(shares)
+
+
+_NUMBERS = ("mean", "half_width", "selection_bias")
+
+
+def distances(
+    rows: NDArray[np.floating], others: NDArray[np.floating], rates: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Sums of the rates (F,) of the features, 0 or 1, in which rows and others, (M, F), differ, (N, M)."""
+    weighed = others * rates
+    differ = rows @ weighed.T
+    differ *= -2
+    differ += (rows @ rates)[:, None]
+    differ += weighed.sum(axis=1)
+    return np.asarray(differ)
 
 
 def from_parts(
@@ -168,12 +184,13 @@ def from_parts(
         KeyError, ValueError, TypeError: Something is missing or of another kind.
         InvalidInput: The parts do not fit one another.
     """
-    numbers = {name: float(header[name]) for name in ("mean", "length", "half_width", "selection_bias")}
+    numbers = {name: float(header[name]) for name in _NUMBERS}
     return GaussianPredictor(
         space,
         Encoding.from_json(header["encoding"]),
         np.asarray(tensors["centres"], np.uint8),
         np.asarray(tensors["weights"], np.float64),
+        np.asarray(tensors["rates"], np.uint16),
         card=dict(header["card"]),
         **numbers,
     )

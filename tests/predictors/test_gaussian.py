@@ -6,6 +6,7 @@ import pytest
 
 from bespoke.predictors import GaussianPredictor, default_encoding, read_predictor
 from bespoke.predictors.accuracy import LinearisedPredictor
+from bespoke.predictors.gaussian import RATE
 from bespoke.predictors.kriging import krige, uncertainty
 from bespoke.supernet.architecture import canonical, encode
 from bespoke.supernet.errors import FileInvalid, InvalidInput
@@ -19,8 +20,8 @@ TABLE, FEATURES = default_encoding(SPACE).features(SPACE)
 def some_predictor(seed: int = 0, measured: int = 40) -> GaussianPredictor:
     rng = np.random.default_rng(seed)
     centres = rows(sample(SPACE, measured, rng)).astype(np.uint8)
-    weights = rng.normal(0, 0.01, measured)
-    return GaussianPredictor(SPACE, default_encoding(SPACE), centres, weights, 0.75, 3.0, 0.01, {}, 0.002)
+    weights, rates = rng.normal(0, 0.01, measured), rng.integers(0, 800, FEATURES).astype(np.uint16)
+    return GaussianPredictor(SPACE, default_encoding(SPACE), centres, weights, rates, 0.75, 0.01, {}, 0.002)
 
 
 def rows(genomes: np.ndarray) -> np.ndarray:
@@ -36,8 +37,8 @@ def rows(genomes: np.ndarray) -> np.ndarray:
 def test_prediction_equals_the_formula_written_out() -> None:
     predictor, genomes = some_predictor(), sample(SPACE, 20, np.random.default_rng(1))
     for genome, predicted in zip(genomes, predictor.top1(genomes), strict=True):
-        apart = ((rows(genome[None]) - predictor.centres) ** 2).sum(axis=1)
-        expected = 0.75 + (predictor.weights * np.exp(-apart / (2 * 3.0**2))).sum()
+        apart = (predictor.rates * (rows(genome[None]) - predictor.centres) ** 2).sum(axis=1)
+        expected = 0.75 + (predictor.weights * np.exp(-apart / RATE)).sum()
         assert predicted == pytest.approx(expected, abs=1e-12)
 
 
@@ -83,14 +84,15 @@ def test_saved_and_read_back_it_predicts_the_same(tmp_path: Path) -> None:
 def test_damaged_files_and_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     predictor, path = some_predictor(), tmp_path / "predictor.json"
     predictor.save(path)
-    path.write_text(path.read_text().replace('"length"', '"width"'))
+    path.write_text(path.read_text().replace('"mean"', '"width"'))
     with pytest.raises(FileInvalid, match="damaged"):
         read_predictor(path, SPACE)
-    for wrong in ({"length": 0.0}, {"mean": float("nan")}, {"half_width": -1.0}):
+    for wrong in ({"selection_bias": -1.0}, {"mean": float("nan")}, {"half_width": -1.0}):
         with pytest.raises(InvalidInput, match="finite"):
             replace(predictor, **wrong)
-    with pytest.raises(InvalidInput, match=f"{FEATURES}"):
-        replace(predictor, centres=predictor.centres[:, 1:])
+    for wrong in ({"centres": predictor.centres[:, 1:]}, {"rates": predictor.rates[1:]}):
+        with pytest.raises(InvalidInput, match=f"{FEATURES}"):
+            replace(predictor, **wrong)
 
 
 def test_a_fit_passes_through_what_was_measured_without_noise_and_is_unsure_elsewhere() -> None:
@@ -104,3 +106,14 @@ def test_a_fit_passes_through_what_was_measured_without_noise_and_is_unsure_else
     unsure = uncertainty(SPACE, seen, top1[:80], genomes)
     assert unsure[:80].max() < unsure[80:].max()
     assert unsure[:80].mean() < unsure[80:].mean()
+
+
+def test_choices_that_do_not_matter_are_found_out() -> None:
+    genomes = sample(SPACE, 150, np.random.default_rng(9))
+    sides = genomes[:, -1]
+    predictor = krige(SPACE, genomes, 0.7 + 0.05 * np.sin(3.0 * sides))
+    by_side = TABLE[-1]
+    others = np.setdiff1d(np.arange(FEATURES), by_side)
+    assert predictor.rates[by_side].max() > 10 * np.median(predictor.rates[others])
+    unseen = sample(SPACE, 50, np.random.default_rng(10))
+    np.testing.assert_allclose(predictor.top1(unseen), 0.7 + 0.05 * np.sin(3.0 * unseen[:, -1]), atol=0.01)
