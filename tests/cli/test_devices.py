@@ -144,7 +144,7 @@ def test_a_device_is_profiled_and_later_found_to_have_drifted(live: Live) -> Non
         done = run(live, "devices", "check", "measured", *TINY)
         working.join()
         assert f"latency table {campaign['table_revision'][:12]} {verdict}" in done.stdout
-    assert "bespoke profile --device measured --remeasure" in done.stdout
+    assert "bespoke profile --device measured --supernet tiny --effort quick --remeasure" in done.stdout
     shown = run(live, "devices", "tables", "measured").stdout
     assert "stale" in shown
     assert "held-out networks" in shown

@@ -137,6 +137,7 @@ def worker(place: Workplace) -> Iterator[subprocess.Popen[str]]:
         assert not alive
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_killed_worker_goes_on_behind_the_last_subnet_and_what_it_fits_is_served(
     api: Api, place: Workplace, images: Path
 ) -> None:

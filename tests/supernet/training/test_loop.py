@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.genomes import largest, smallest
+from bespoke.supernet.statistics import StatisticsTable
 from bespoke.supernet.training import loop
 from bespoke.supernet.training.averaging import WeightAverage
 from bespoke.supernet.training.collection import collect_table
@@ -106,22 +107,26 @@ def test_gradients_of_the_subnets_add_up() -> None:
     torch.testing.assert_close(together, alone + rest, rtol=1e-4, atol=1e-5)
 
 
-def test_a_table_is_collected_from_images_and_covers_every_subnet() -> None:
-    network = fresh()
-    table = collect_table(network, two_colours(), architectures=160, batch=4, report=lambda _: None)
+def collected() -> StatisticsTable:
+    return collect_table(fresh(), two_colours(), architectures=160, batch=2, report=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def table() -> StatisticsTable:
+    return collected()
+
+
+def test_a_table_is_collected_from_images_and_covers_every_subnet(table: StatisticsTable) -> None:
     for architecture in (smallest(TINY), largest(TINY)):
         for mean_C, var_C in table.lookup(architecture).values():
             assert mean_C.isfinite().all()
             assert (var_C > 0).all()
 
 
-def test_the_same_seed_collects_the_same_table() -> None:
-    tables = [
-        collect_table(fresh(), two_colours(), architectures=160, batch=2, report=lambda _: None).tensors()
-        for _ in range(2)
-    ]
-    for name, tensor in tables[0].items():
-        torch.testing.assert_close(tables[1][name], tensor, rtol=0, atol=0)
+def test_the_same_seed_collects_the_same_table(table: StatisticsTable) -> None:
+    again = collected().tensors()
+    for name, tensor in table.tensors().items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
 
 
 def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
