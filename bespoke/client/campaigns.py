@@ -46,7 +46,7 @@ class Campaigns(Sender):
         return self._json("POST", f"{device_path(device_id)}/checks", body={"supernet": supernet})
 
     def campaigns(self, device_id: str) -> list[Json]:
-        """A device's campaigns and checks, newest first."""
+        """The newest 100 of a device's campaigns and checks, newest first."""
         return list(self._json("GET", f"{device_path(device_id)}/campaigns")["items"])
 
     def campaign(self, device_id: str, campaign_id: str) -> Json:

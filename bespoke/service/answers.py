@@ -44,8 +44,8 @@ def campaign(row: orm.Campaign, store: Store, *, listed: bool = False) -> schema
     Args:
         row: The campaign.
         store: Knows the rest.
-        listed: Whether it stands among others: what its check found is then left out, since it takes long
-            to find the searches of a table.
+        listed: Whether it stands among others: the searches of the table that a check is of are then left
+            out, since they take long to find.
     """
     agents, active_s = store.agents(row.id), store.active_s(row.id)
     return schemas.Campaign(
@@ -68,7 +68,7 @@ def campaign(row: orm.Campaign, store: Store, *, listed: bool = False) -> schema
         job_id=row.job_id,
         base_revision=store.revision_of(row.base_table) if row.base_table else None,
         table_revision=row.table_revision,
-        check=_check(row, store) if row.result and not listed else None,
+        check=_check(row, store, listed) if row.result else None,
         error=row.error,
         created_at=row.created_at,
         finished_at=row.finished_at,
@@ -91,9 +91,10 @@ def _agent(row: orm.CampaignAgent) -> schemas.CampaignAgent:
     )
 
 
-def _check(row: orm.Campaign, store: Store) -> schemas.Check:
+def _check(row: orm.Campaign, store: Store, listed: bool) -> schemas.Check:
     result = row.result or {}
-    count, ids = store.searches_with_table(row.device_id, result["table_revision"], MOST_SEARCHES)
+    of_table = (row.device_id, result["table_revision"], MOST_SEARCHES)
+    count, ids = (None, None) if listed else store.searches_with_table(*of_table)
     proposal = schemas.Request(
         href=f"/v1/devices/{row.device_id}/campaigns",
         body={"supernet": row.supernet, "effort": row.effort, "remeasure": True},

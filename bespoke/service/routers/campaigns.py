@@ -85,11 +85,11 @@ def create_check(
 def campaigns(_key: ReadKey, device_id: schemas.ApiName, service: Running) -> schemas.Campaigns:
     """The newest 100 of the device's campaigns and checks, newest first.
 
-    In a list `check` is null: what a check found is told by its own campaign.
+    In a list the searches of a check are null: its own campaign tells them.
     """
     store = service.place.store
     store.device(device_id)
-    rows = store.campaigns(device_id)[:MOST_LISTED]
+    rows = store.campaigns(device_id, MOST_LISTED)
     return schemas.Campaigns(items=[answers.campaign(row, store, listed=True) for row in rows])
 
 

@@ -55,8 +55,10 @@ class Check(Outgoing):
     limit: float = Field(description="max(3 x the device's repeat error, 5%).")
     stale: bool
     sentinels: dict[str, float] = Field(description="Latency now over then, by sentinel.")
-    searches: int = Field(description="How many searches this table has answered.")
-    search_ids: list[str] = Field(description="The newest of them, at most 100.")
+    searches: int | None = Field(
+        description="How many searches this table has answered; null in a list of campaigns."
+    )
+    search_ids: list[str] | None = Field(description="The newest of them, at most 100; null in a list.")
     proposal: Request | None = Field(description="The campaign to start where the table is stale.")
 
 

@@ -159,12 +159,13 @@ class Campaigns(Database):
         with self._read() as session:
             return found(session.get(Campaign, campaign_id), "campaign", campaign_id)
 
-    def campaigns(self, device_id: str) -> list[Campaign]:
-        """The campaigns of a device, newest first."""
+    def campaigns(self, device_id: str, most: int | None = None) -> list[Campaign]:
+        """The campaigns of a device, newest first, or so many of them."""
         query = (
             sa.select(Campaign)
             .where(Campaign.device_id == device_id)
             .order_by(Campaign.created_at.desc(), Campaign.id)
+            .limit(most)
         )
         with self._read() as session:
             return list(session.scalars(query))
