@@ -21,7 +21,8 @@ from bespoke.cli.asking import (
     read_sides,
     sides_in,
 )
-from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.whole_files import write_file
 
 tables_app = typer.Typer(help="Latency tables: fit, show, import, export.", no_args_is_help=True)
 
@@ -211,15 +212,11 @@ def _profile(device: str, source: str) -> Any:
 
 
 def _plot(table: Any, path: Path) -> None:
-    from bespoke.latency_tables.files import write_whole
     from bespoke.latency_tables.plot import plot_quality
 
     if table.quality is None:
         raise InvalidInput("this table has no quality card, so there is nothing to plot")
-    try:
-        write_whole({path: plot_quality(table.quality, table.label, table.interval)})
-    except OSError as error:
-        raise FileInvalid(path, f"cannot be written; {error}") from error
+    write_file(path, plot_quality(table.quality, table.label, table.interval))
 
 
 def _print(table: Any, as_json: bool) -> None:

@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bespoke.latency_tables.files import parse_json, read_text, write_whole
+from bespoke.latency_tables.files import parse_json, read_text
 from bespoke.latency_tables.official import unknown_profile, write_official
 from bespoke.latency_tables.plausibility import short
 from bespoke.latency_tables.table import FORMAT, LatencyTable
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput
+from bespoke.supernet.whole_files import write_file
 
 __all__ = ["csv_text", "read_csv", "write_csv", "write_official"]
 
@@ -37,7 +38,7 @@ _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def write_csv(table: LatencyTable, path: Path) -> None:
     """Write a table as CSV, whole or not at all; ``read_csv`` reads it back with its revision."""
-    write_whole({path: csv_text(table)})
+    write_file(path, csv_text(table))
 
 
 def csv_text(table: LatencyTable) -> str:

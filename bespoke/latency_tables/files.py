@@ -1,15 +1,12 @@
-"""Table files: read within bounds and without guessing, written whole or not at all."""
+"""Table files: read within bounds and without guessing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.whole_files import replacing
 
 MOST_BYTES = 64_000_000
 """A table of all 25 resolutions of the largest space is below 1 MB; more is something else."""
@@ -28,22 +25,6 @@ def read_text(path: Path, expected: str = "a latency table") -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileInvalid(path, f"expected {expected}; {error}") from error
-
-
-def write_whole(files: Mapping[Path, str | bytes]) -> None:
-    """Write files beside their places first, and move them there when all of them are written.
-
-    Raises:
-        FileInvalid: One cannot be written.
-    """
-    with ExitStack() as places:
-        # Left in the opposite order: moved in that of the files, and none behind one that cannot be.
-        temporaries = {path: places.enter_context(replacing(path)) for path in reversed(list(files))}
-        for path, content in files.items():
-            try:
-                temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
-            except OSError as error:
-                raise FileInvalid(path, f"cannot be written: {error}") from error
 
 
 def parse_json(text: str | bytes) -> Any:

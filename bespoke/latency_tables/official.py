@@ -24,13 +24,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from bespoke.latency_tables.files import read_text, write_whole
+from bespoke.latency_tables.files import read_text
 from bespoke.latency_tables.plausibility import MOST_KEY, latency_problem, odd_units, short
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.table import LatencyStat, LatencyTable, covered_space, slot_ops
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import FileInvalid, InvalidInput, Unavailable
-from bespoke.supernet.ops import Op, OpKey
+from bespoke.supernet.ops import Op, OpKey, is_possible
+from bespoke.supernet.whole_files import write_whole
 
 _SHAPE = r"(\d+)x(\d+)x(\d+)"
 _KEYS = {
@@ -93,7 +94,7 @@ def op_of(key: str) -> Op | None:
         match = pattern.fullmatch(key)
         if match:
             op = _op(kind, [int(number) for number in match.groups()])
-            return op if min(*op.in_shape, op.out_channels, op.stride, op.kernel) > 0 else None
+            return op if is_possible(op) else None
     return None
 
 
@@ -272,6 +273,11 @@ def _pooled(stats: Sequence[LatencyStat]) -> LatencyStat:
     samples = sum(stat.samples for stat in stats)
     mean = math.fsum(stat.mean_ms * stat.samples for stat in stats) / samples if samples else stats[0].mean_ms
     return stats[0] if len(stats) == 1 else LatencyStat(mean, mean, mean, samples, 0)
+
+
+def tells_nothing(profile: DeviceProfile) -> bool:
+    """Whether a profile is one of ``unknown_profile``: those of two devices may be equal."""
+    return profile.fingerprint.keys() == {"source"}
 
 
 def unknown_profile(device: str, source: str) -> DeviceProfile:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bespoke.latency_tables.exchange import read_csv
-from bespoke.latency_tables.official import read_official
+from bespoke.latency_tables.official import read_official, tells_nothing
 from bespoke.latency_tables.table import LatencyTable
 from bespoke.supernet.errors import FileInvalid
 
@@ -57,7 +57,7 @@ def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
     """One table of several; of an op that two have, the one with more samples."""
     (first, merged), *others = tables
     for path, table in others:
-        if "source" in table.profile.fingerprint:
+        if tells_nothing(table.profile):
             _check_same_device(first, merged, path, table)
         if table.profile.digest != merged.profile.digest:
             raise FileInvalid(path, f"is of another device profile than {first}; tables do not mix")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.latency_tables.audit import AdditivityAudit
-from bespoke.latency_tables.files import parse_json, read_text, write_whole
+from bespoke.latency_tables.files import parse_json, read_text
 from bespoke.latency_tables.networks import (
     BYTES_PER_MB,
     FeatureTable,
@@ -40,6 +40,7 @@ from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, TableIncomplete
 from bespoke.supernet.ops import Op, OpKey, parse_key
 from bespoke.supernet.spaces import space_from_json
+from bespoke.supernet.whole_files import write_file
 
 __all__ = [
     "BYTES_PER_MB",
@@ -247,7 +248,7 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all."""
-        write_whole({path: json.dumps(self.to_json(), indent=1) + "\n"})
+        write_file(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> LatencyTable:

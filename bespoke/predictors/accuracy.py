@@ -31,7 +31,7 @@ from safetensors.numpy import save as save_tensors
 
 from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities, gene_offsets
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.whole_files import write_file
+from bespoke.supernet.whole_files import write_whole
 
 FORMAT = "bespoke-accuracy-predictor-1"
 
@@ -395,8 +395,8 @@ def write_predictor(path: Path, header: Mapping[str, Any], tensors: Mapping[str,
     """Write a header, with the digest of the tensors that go beside it; neither is ever half-written."""
     content = save_tensors(dict(tensors))
     told = {**header, "tensors_sha256": hashlib.sha256(content).hexdigest()}
-    write_file(path.with_suffix(".safetensors"), content)
-    write_file(path, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    text = json.dumps(told, indent=1, sort_keys=True) + "\n"
+    write_whole({path.with_suffix(".safetensors"): content, path: text})
 
 
 def _read_json(path: Path, space: SearchSpace) -> AccuracyPredictor:

@@ -142,6 +142,12 @@ _KEY = re.compile(
 )
 
 
+def is_possible(op: Op) -> bool:
+    """Whether every size, kernel and stride is 1 or more."""
+    middle = [op.mid_channels] if op.kind in BLOCKS else []
+    return min(*op.in_shape, op.out_channels, op.kernel, op.stride, *middle) > 0
+
+
 def parse_key(text: str) -> Op:
     """Read a canonical key back into an op (without name and inputs).
 
@@ -166,9 +172,7 @@ def parse_key(text: str) -> Op:
         skip=bool(part["skip"]),
         norm=not part["plain"],
     )
-    if min(*op.in_shape, op.out_channels, op.kernel, op.stride) < 1 or (
-        part["mid"] is not None and op.mid_channels < 1
-    ):
+    if not is_possible(op):
         raise OpKeyInvalid(text, "expected sizes, kernels and strides of 1 or more")
     if op.key != text:
         raise OpKeyInvalid(text, f"the canonical text of this op is {op.key!r}")

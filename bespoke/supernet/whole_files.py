@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bespoke.supernet.errors import FileInvalid
 
-__all__ = ["digest_of", "replacing", "write_file"]
+__all__ = ["digest_of", "replacing", "write_file", "write_whole"]
 
 
 @contextmanager
@@ -24,20 +24,16 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FileInvalid: It cannot be put there.
     """
-    try:
+    with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise FileInvalid(path, f"cannot be written: {error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
-        try:
+        with _told(path):
             temporary.replace(path)
-        except OSError as error:
-            raise FileInvalid(path, f"cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,11 +44,30 @@ def write_file(path: Path, content: bytes | str) -> None:
     Raises:
         FileInvalid: It cannot be written.
     """
-    with replacing(path) as temporary:
-        try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        except OSError as error:
-            raise FileInvalid(path, f"cannot be written: {error}") from error
+    write_whole({path: content})
+
+
+def write_whole(files: Mapping[Path, bytes | str]) -> None:
+    """Write files beside their places first, and move them there when all of them are written.
+
+    Raises:
+        FileInvalid: One cannot be written.
+    """
+    with ExitStack() as places:
+        # Left in the opposite order: moved in that of the files, and none behind one that cannot be.
+        temporaries = {path: places.enter_context(replacing(path)) for path in reversed(list(files))}
+        for path, content in files.items():
+            with _told(path):
+                temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FileInvalid(path, f"cannot be written: {error}") from error
 
 
 def digest_of(path: Path) -> str:

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bespoke.latency_tables import DeviceProfile, LatencyStat, LatencyTable, csv_text, read_table
-from bespoke.latency_tables.files import MOST_BYTES, write_whole
+from bespoke.latency_tables.files import MOST_BYTES
 from bespoke.latency_tables.official import key_of
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.cost import op_macs
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.spaces import space
+from bespoke.supernet.whole_files import write_whole
 
 Fill = Callable[[SearchSpace], LatencyTable]
 

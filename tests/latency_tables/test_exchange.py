@@ -183,3 +183,18 @@ def test_files_that_do_not_tell_their_device_must_not_contradict_each_other(tmp_
     (tmp_path / "c.csv").write_text(f"{HEAD}{POOL},0.9\n")
     with pytest.raises(FileInvalid, match=r"c\.csv: has op .* at 0\.9 ms, and .*a\.csv at 0\.5 ms"):
         read_table([tmp_path])
+
+
+def test_of_two_files_of_one_named_device_the_op_with_more_samples_counts(
+    filled: Fill, small: SearchSpace, tmp_path: Path
+) -> None:
+    table = filled(small)
+    named = dataclasses.replace(table.profile, fingerprint={"name": "board", "source": "networks"})
+    for file, factor, samples in (("few.json", 2.0, 3), ("many.json", 1.0, 300)):
+        stats = {
+            key: dataclasses.replace(stat, median_ms=factor * stat.median_ms, samples=samples)
+            for key, stat in table.stats.items()
+        }
+        dataclasses.replace(table, profile=named, stats=stats).save(tmp_path / file)
+    merged = read_table([tmp_path / "many.json", tmp_path / "few.json"])
+    assert {stat.samples for stat in merged.stats.values()} == {300}

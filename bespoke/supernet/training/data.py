@@ -184,7 +184,6 @@ def decode_into(
 
 
 def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
-    kept.parent.mkdir(parents=True, exist_ok=True)
     for left in kept.parent.glob(f".{kept.name}.*"):
         if time.time() - left.stat().st_mtime > _ABANDONED_S:
             left.unlink(missing_ok=True)
