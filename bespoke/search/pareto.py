@@ -6,6 +6,8 @@ into fronts and the crowding distance.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,13 +32,35 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     points, inverse = np.unique(values, axis=0, return_inverse=True)
     # In lexicographic order a point is dominated by an earlier one only.
-    stays = _falling(points[:, 1]) if values.shape[1] == 2 else _undominated(points)
-    return stays[inverse.ravel()]
+    found = {2: _falling, 3: _above_no_stair}.get(values.shape[1], _undominated)
+    return found(points)[inverse.ravel()]
 
 
-def _falling(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which values are below all earlier ones: the front of two objectives, sorted by the other one."""
+def _falling(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points are not dominated, of two objectives: those below all earlier ones."""
+    values = points[:, 1]
     return values < np.minimum.accumulate(np.append(np.inf, values))[:-1]
+
+
+def _above_no_stair(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points are not dominated, of three objectives.
+
+    The front of all earlier points' second and third objectives is a stair that falls as it goes on;
+    a point is dominated where it lies above it (Kung, Luccio and Preparata, 1975).
+    """
+    stays = np.zeros(len(points), np.bool_)
+    seconds: list[float] = []
+    thirds: list[float] = []
+    for place, (second, third) in enumerate(points[:, 1:].tolist()):
+        after = bisect_right(seconds, second)
+        if after and thirds[after - 1] <= third:
+            continue
+        stays[place] = True
+        begin = end = bisect_left(seconds, second, hi=after)
+        while end < len(thirds) and thirds[end] >= third:
+            end += 1
+        seconds[begin:end], thirds[begin:end] = [second], [third]
+    return stays
 
 
 def _undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
