@@ -9,7 +9,7 @@ from bespoke.search.fleet import FleetMember, FleetResult
 from bespoke.search.fleet import fleet as cover
 from bespoke.search.problem import BYTES, Candidate
 from bespoke.service.orm import Fleet
-from bespoke.service.questions import Ground, ground, limits_json, problem
+from bespoke.service.questions import Ground, check_effort, ground, limits_json, problem
 from bespoke.service.schemas import FleetRequest, SearchRequest
 from bespoke.service.searching import subnet_row
 from bespoke.service.workplace import Workplace
@@ -26,8 +26,10 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     Raises:
         NotFound: There is no such supernet or device.
         DeviceNotProfiled: A device has no table for the supernet.
+        ConstraintInvalid: The request asks for too much effort.
         BudgetInfeasible: A member's limits cannot be met, or not by so few architectures.
     """
+    check_effort(request.effort, wide=True)
     asked = [
         SearchRequest(
             supernet=request.supernet,

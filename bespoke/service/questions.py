@@ -12,6 +12,7 @@ from bespoke.search.problem import Constraint, Effort, Problem
 from bespoke.search.restriction import restrict
 from bespoke.service.orm import StoredTable
 from bespoke.service.schemas import Constraints, SearchRequest
+from bespoke.service.schemas.searches import Effort as AskedEffort
 from bespoke.service.schemas.searches import LatencyLimit
 from bespoke.service.schemas.subnets import Precision
 from bespoke.service.workplace import Workplace
@@ -20,6 +21,7 @@ from bespoke.supernet.zoo import ZooEntry
 
 __all__ = [
     "Ground",
+    "check_effort",
     "complete",
     "ground",
     "limits_json",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
+
+MOST_STEPS, MOST_WIDE_STEPS = 100_000, 10_000
+"""Population x generations of a search, and of a front or a fleet: each takes some ten seconds at most."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,26 @@ def _row(place: Workplace, device: str, supernet: str, revisions: Mapping[str, s
     return place.store.table(device, revisions[device])
 
 
+def check_effort(asked: AskedEffort, wide: bool) -> None:
+    """See that an effort can be made while a request waits.
+
+    Args:
+        asked: The effort.
+        wide: Whether it is for a front or a fleet and not for one answer.
+
+    Raises:
+        ConstraintInvalid: It is too much.
+    """
+    effort, most = _effort(asked), MOST_WIDE_STEPS if wide else MOST_STEPS
+    if effort.population * effort.generations > most:
+        allowed = f"population x generations up to {most:,}; for more, `bespoke` searches on your own machine"
+        raise ConstraintInvalid("effort", f"{effort.population} x {effort.generations}", allowed)
+
+
+def _effort(asked: AskedEffort) -> Effort:
+    return Effort(**asked.model_dump(exclude_none=True))
+
+
 def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem:
     """The problem that a request poses.
 
@@ -145,7 +170,7 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
         latency=place.catalogue.pricer_of(ground.entry, ground.main) if ground.main else None,
         devices=pricers,
         seed=request.seed,
-        effort=Effort(**request.effort.model_dump(exclude_none=True)),
+        effort=_effort(request.effort),
         min_top1=request.min_top1,
         minimise=_minimise(request),
         alternatives=request.alternatives,

@@ -15,7 +15,7 @@ from bespoke.search.front import Front, pareto_front
 from bespoke.search.problem import Candidate, Problem, latency_of
 from bespoke.service.archive import key_of
 from bespoke.service.orm import Search, StoredSubnet
-from bespoke.service.questions import Ground, complete, ground, objectives, problem
+from bespoke.service.questions import Ground, check_effort, complete, ground, objectives, problem
 from bespoke.service.schemas import SearchRequest
 from bespoke.service.workplace import Workplace
 
@@ -56,11 +56,12 @@ def answer(place: Workplace, request: SearchRequest) -> tuple[Search, StoredSubn
     Raises:
         NotFound: There is no such supernet or device.
         DeviceNotProfiled: A device has no table for the supernet.
-        ConstraintInvalid: The request contradicts itself.
+        ConstraintInvalid: The request contradicts itself, or asks for too much effort.
         ArchitectureInvalid: The space has no such dimension or choice to restrict.
         BudgetInfeasible: No architecture meets the limits.
     """
     started = time.perf_counter()
+    check_effort(request.effort, wide=request.pareto is not None)
     base = ground(place, request)
     digest = _request_digest(base, request)
     known = place.store.answered(digest) if request.verify is None else None

@@ -98,7 +98,7 @@ def ask(api: Api, **body: Any) -> dict[str, Any]:
 
 
 def refused(api: Api, **body: Any) -> dict[str, Any]:
-    answer = api.request("POST", "/v1/searches", json={"supernet": "tiny", "effort": QUICK, **body})
+    answer = api.request("POST", "/v1/searches", json={"supernet": "tiny", "effort": QUICK} | body)
     return problem_of(answer, 422, "request-invalid")
 
 
@@ -191,6 +191,17 @@ def test_a_request_that_contradicts_itself_is_named(api: Api, board: str, phone:
     confident = {"latency_ms": {"limit": 3, "confidence": 1.5}}
     fields = {error["field"] for error in refused(api, device=board, constraints=confident)["errors"]}
     assert fields == {"constraints.latency_ms.confidence"}
+
+
+def test_more_effort_than_a_request_can_wait_for_is_refused(api: Api, board: str) -> None:
+    told = refused(api, effort={"population": 4096, "generations": 25})
+    assert (told["field"], "100,000" in told["detail"]) == ("effort", True)
+    told = refused(api, effort={"generations": 160}, pareto=True)
+    assert (told["field"], "64 x 160" in told["detail"], "10,000" in told["detail"]) == ("effort", True, True)
+    body = {"supernet": "tiny", "members": [{"device": board}], "subnets": 1, "effort": {"generations": 160}}
+    assert (
+        problem_of(api.request("POST", "/v1/fleets", json=body), 422, "request-invalid")["field"] == "effort"
+    )
 
 
 def test_limits_that_conflict_are_named_with_the_smallest_relaxation(
