@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bespoke.cli.asking import read_sides
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.whole_files import write_file
 from bespoke.supernet.zoo import ZooEntry
@@ -96,19 +97,19 @@ def train(
             raise InvalidInput(f"--{option}: got {number}, expected 1 or more")
     if subnets < FEWEST_SUBNETS:
         raise InvalidInput(f"--subnets: got {subnets}, expected {FEWEST_SUBNETS} at least to fit a predictor")
+    started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
+    sides, lengths = _sides(resolutions, space, started), _numbers(epochs) if epochs else None
     group, own_device = join(device)
     report = _progress if group.leads else _silent
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
     _tell_skipped((*images.skipped, *validation.skipped), run, report)
     training, held_out = hold_out(images, seed)
-    started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
-    sides = _sides(resolutions, space, started)
     if started and space in (None, started.space.name):
         chosen = like(started.space, sides, len(images.classes))
     else:
         chosen = make_space(space or DEFAULT_SPACE, sides, len(images.classes))
     phases = recipe_phases(recipe, chosen)
-    phases = scaled(with_epochs(phases, _numbers("epochs", epochs)) if epochs else phases, scale, rate)
+    phases = scaled(with_epochs(phases, lengths) if lengths else phases, scale, rate)
     torch.manual_seed(seed)
     network = ChainSupernet(chosen)
     if started:
@@ -230,7 +231,7 @@ def zoo_show(
 def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None) -> tuple[int, ...]:
     """The resolutions that were asked for, else those of the supernet to start from, else our own."""
     if resolutions:
-        return tuple(int(number) for number in _numbers("resolutions", resolutions))
+        return tuple(read_sides(resolutions))
     if started:
         return tuple(started.space.dimensions[-1].choices)
     return (32,) if (space or "").endswith("-cifar") else DEFAULT_SIDES
@@ -244,11 +245,11 @@ def _tell_skipped(skipped: tuple[str, ...], run: Path, report: Callable[[str], N
         report(f"skipped {len(skipped)} images that cannot be read; they are listed in {run / 'skipped.txt'}")
 
 
-def _numbers(field: str, text: str) -> list[float]:
+def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise InvalidInput(f"--{field}: got {text!r}, expected numbers with commas between") from error
+        raise InvalidInput(f"--epochs: got {text!r}, expected numbers with commas between") from error
 
 
 def _progress(line: str) -> None:

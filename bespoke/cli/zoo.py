@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bespoke.cli.asking import read_sides
 from bespoke.cli.weights import zoo_app
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.whole_files import replacing
@@ -61,7 +62,8 @@ def zoo_import(
         raise InvalidInput(f"--format: got {format_!r}, expected ofa")
     if name is not None:
         check_new_name(name, zoo_folder)
-    sides, files = _sides(resolutions), _Files(zoo_folder / ".downloads")
+    sides = None if resolutions is None else tuple(read_sides(resolutions))
+    files = _Files(zoo_folder / ".downloads")
     try:
         found = _bring(files, source, sha256, config)
         if found.config is None:
@@ -206,13 +208,6 @@ class _Files:
                 sha256=sha256,
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),
             )
-
-
-def _sides(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InvalidInput(f"--resolutions: got {text!r}, expected pixels with commas between") from error
 
 
 def _one_side(sides: tuple[int, ...] | None, found: _Found) -> int:

@@ -139,3 +139,13 @@ def test_a_shard_that_is_none_is_refused(
             "zoo", "measure", "mine", "--images", photos, "--dataset", tmp_path / "set.jsonl", "--zoo", root,
             f"--shard={shard}",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "given"), [("resolutions", "96.5"), ("epochs", "1,x")])
+def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
+    tmp_path: Path, option: str, given: str
+) -> None:
+    images, run = tmp_path / "nothing here", tmp_path / "run"
+    with pytest.raises(InvalidInput, match=f"--{option}: got '{given}'"):
+        bespoke("train", "--data", images, "--out", tmp_path / "mine", "--run", run, f"--{option}", given)
+    assert not run.exists()
