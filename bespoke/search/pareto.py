@@ -32,7 +32,7 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     points, inverse = np.unique(values, axis=0, return_inverse=True)
     # In lexicographic order a point is dominated by an earlier one only.
-    found = {2: _falling, 3: _above_no_stair}.get(values.shape[1], _undominated)
+    found = {2: _falling, 3: _below_the_stair}.get(values.shape[1], _undominated)
     return found(points)[inverse.ravel()]
 
 
@@ -42,11 +42,11 @@ def _falling(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return values < np.minimum.accumulate(np.append(np.inf, values))[:-1]
 
 
-def _above_no_stair(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _below_the_stair(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points are not dominated, of three objectives.
 
     The front of all earlier points' second and third objectives is a stair that falls as it goes on;
-    a point is dominated where it lies above it (Kung, Luccio and Preparata, 1975).
+    a point is dominated where it does not lie below it (Kung, Luccio and Preparata, 1975).
     """
     stays = np.zeros(len(points), np.bool_)
     seconds: list[float] = []
