@@ -34,7 +34,7 @@ __all__ = [
 Json = dict[str, Any]
 
 MOST_STEPS, MOST_WIDE_STEPS = 100_000, 10_000
-"""Population x generations of a search, and of a front or a fleet: six seconds of CPU for either of the first."""
+"""Population x generations of a search, and of a front or a fleet: the former two take six seconds of CPU."""
 
 
 @dataclass(frozen=True)
