@@ -64,7 +64,7 @@ class DeviceConstraints(Incoming):
 
 
 class Effort(Incoming):
-    """A limit on the search itself."""
+    """A limit on the search itself: their product is at most 100,000, of a front or a fleet 10,000."""
 
     population: int | None = Field(default=None, ge=8, le=4096)
     generations: int | None = Field(default=None, ge=1, le=500)
