@@ -30,7 +30,8 @@ class Settings(BaseSettings):
         port: Port to listen on.
         max_body_bytes: Largest body of a request.
         embedded_worker: Whether the API process runs the jobs and holds the warm supernet.
-        worker_id: Name of this worker; a worker that restarts under its name resumes its jobs at once.
+        worker_id: Name of this worker, which no other living one may have; a worker that restarts under
+            its name resumes its jobs at once.
         worker_jobs: Jobs that one worker runs at a time.
         heartbeat_s: How often a worker says that it lives, and looks for jobs of dead ones.
         worker_dead_s: Silence after which a worker counts as dead.
@@ -96,7 +97,13 @@ class Settings(BaseSettings):
 
     @property
     def worker(self) -> str:
-        """The worker's name in force: the embedded one keeps its name over restarts."""
+        """The worker's name in force: the embedded one keeps its name over restarts.
+
+        On a database server its host is part of it: APIs on several hosts may share one, and two that
+        are called the same would run each other's jobs.
+        """
         if self.worker_id:
             return self.worker_id
-        return "embedded" if self.embedded_worker else f"{socket.gethostname()}-{os.getpid()}"
+        if not self.embedded_worker:
+            return f"{socket.gethostname()}-{os.getpid()}"
+        return "embedded" if self.database.startswith("sqlite") else f"{socket.gethostname()}-embedded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -238,3 +239,15 @@ def test_a_worker_lives_while_a_chore_takes_long_and_though_another_goes_wrong(
     finally:
         over.set()
         engine.stop()
+
+
+def test_embedded_workers_of_several_hosts_that_share_a_database_differ_in_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = Settings(database_url="postgresql+psycopg://db/bespoke")
+    names = []
+    for host in ("alpha", "beta", "alpha"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        names.append(shared.worker)
+    assert names[0] == names[2] != names[1]
+    assert shared.model_copy(update={"worker_id": "mine"}).worker == "mine"
