@@ -98,7 +98,7 @@ def ask(api: Api, **body: Any) -> dict[str, Any]:
 
 
 def refused(api: Api, **body: Any) -> dict[str, Any]:
-    answer = api.request("POST", "/v1/searches", json={"supernet": "tiny", "effort": QUICK} | body)
+    answer = api.request("POST", "/v1/searches", json={"supernet": "tiny", "effort": QUICK, **body})
     return problem_of(answer, 422, "request-invalid")
 
 
