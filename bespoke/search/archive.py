@@ -9,9 +9,11 @@ predictor's linear model and by exact prices, of which the most promising are pr
 An answer is never over a limit, and never worse than the best member within the limits. Neither
 the look-up nor the climb draws at random, so an archive and a request decide the answer.
 
-An archive grows by generations: each searches at limits that lie between those before it, with
-another seed, and then looks the gaps up. A generation never loses anything: what an older one would
-answer, a newer one beats or equals, but for members that are left out where there are too many.
+An archive grows by generations: each climbs the front of top-1 with every metric from a start of its
+own, and then looks limits up that lie between those before it. Fronts that know nothing of each other
+end in different optima, and the best of several is better than one that was climbed for longer. A
+generation never loses anything: what an older one would answer, a newer one beats or equals, but for
+members that are left out where there are too many.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,13 +31,13 @@ from numpy.typing import NDArray
 from bespoke.predictors.accuracy import LinearisedPredictor
 from bespoke.search.blas import one_thread
 from bespoke.search.evaluator import Limits, candidates, prices_of, ranges_of
-from bespoke.search.evolution import search
+from bespoke.search.front import TOP1, front_genomes
 from bespoke.search.moves import pairs
 from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
 from bespoke.search.pareto import non_dominated
 from bespoke.search.problem import Constraint, Effort, Problem, SearchResult
-from bespoke.supernet.architecture import Genomes, cardinalities, encode
-from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
+from bespoke.supernet.architecture import Genomes, cardinalities
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import extremes
 
 __all__ = ["Archive", "gain", "grow", "look_up", "merge"]
@@ -44,11 +45,12 @@ __all__ = ["Archive", "gain", "grow", "look_up", "merge"]
 MOST_MEMBERS = 2048
 CHUNK = 256
 
-SEARCHED = {"latency_ms": 16, "macs": 4, "params": 4, "peak_memory_bytes": 2, "model_size_bytes": 2}
-"""How many limits on each metric one generation searches at."""
+FRONTS = {"latency_ms": 1.5, "macs": 0.75, "params": 0.75, "peak_memory_bytes": 0.25}
+"""The fronts with top-1 that each generation climbs, and their share of the effort's population. Model
+size hardly differs from ``params``: look-ups settle the rest."""
 
 LOOKED_UP = {"latency_ms": 96, "macs": 16, "params": 16, "peak_memory_bytes": 6, "model_size_bytes": 8}
-"""How many it then looks up between these; what is found fills the gaps."""
+"""How many limits on each metric it then looks up; what is found fills the gaps."""
 
 STARTS, NEAR_MISSES, CLIMBS = 1, 1, 3
 """Members that a look-up climbs from, within the limits and just beyond them, and climbs at most."""
@@ -145,20 +147,20 @@ def grow(
     Args:
         problem: Space, predictor, pricer and effort; its limits do not matter.
         archive: The generation before; None for the first one.
-        stop: Asked after each search.
+        stop: Asked again and again.
 
     Returns:
         The generation; None where ``stop`` said yes.
     """
     generation = archive.generation + 1 if archive else 0
-    effort = problem.effort if archive else _half(problem.effort)
     found = [extremes(problem.space)]
-    for metric, limit in _limits(problem, SEARCHED, generation):
-        if stop():
+    for metric in [metric for metric in ranges_of(problem) if metric in FRONTS]:
+        effort = replace(problem.effort, population=_population(problem.effort, metric, generation))
+        unlimited = replace(problem, constraints=(), seed=generation, effort=effort)
+        front = front_genomes(unlimited, (TOP1, metric), MOST_MEMBERS, stop)
+        if front is None:
             return None
-        limited = replace(problem, constraints=(Constraint(metric, limit),), seed=generation, effort=effort)
-        with suppress(BudgetInfeasible):  # where a latency is no sum, its least one is not known exactly
-            found.append(encode(problem.space, [c.architecture for c in search(limited).front]))
+        found.append(front)
     grown = merge(problem, np.concatenate(found), archive)
     found = [grown.genomes[:1]]
     with one_thread():
@@ -258,9 +260,9 @@ def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> lis
     ]
 
 
-def _half(effort: Effort) -> Effort:
-    """Half the steps of half the lineages: the first generation is waited for, and others follow."""
-    return Effort(max(4, effort.population // 2), max(1, effort.generations // 2))
+def _population(effort: Effort, metric: str, generation: int) -> int:
+    """Of the front of a metric; half of it at first, since the first generation is waited for."""
+    return max(4, round(FRONTS[metric] * effort.population / (1 if generation else 2)))
 
 
 def _radical_inverse(number: int) -> float:

@@ -52,7 +52,8 @@ def _search(problem: Problem) -> SearchResult:
     goal, starts, steps = MostAccurate(limits, known[_priced(problem)]), anchor[None], 0
     for number, size in enumerate(rounds(problem.effort)):
         rng = np.random.default_rng((problem.seed, number))
-        starts = explore(problem, goal, seen, size, np.concatenate([anchor[None], starts]), rng)
+        given = [anchor[None]] if size.anew else [anchor[None], starts]
+        starts = explore(problem, goal, seen, size, np.concatenate(given), rng)
         steps += size.steps
     return _result(problem, goal, seen, steps)
 

@@ -13,7 +13,7 @@ Source: Deb et al., NSGA-II (2002), for the survivors; the moves are those of ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -171,7 +171,33 @@ def pareto_front(
     """
     _check(problem, metrics, members)
     with one_thread():
-        return _Ascent(problem, tuple(metrics)).front(members)
+        ascent = _Ascent(problem, tuple(metrics))
+        ascent.climb()
+        return ascent.told(members)
+
+
+def front_genomes(
+    problem: Problem, metrics: Sequence[str], members: int, stop: Callable[[], bool]
+) -> Genomes | None:
+    """Find a front as ``pareto_front`` does, for those who need no more than its genomes.
+
+    Args:
+        problem: As there.
+        metrics: As there.
+        members: As there.
+        stop: Asked before each step.
+
+    Returns:
+        (at most ``members``, G); None where ``stop`` said yes.
+
+    Raises:
+        InvalidInput: As there.
+        BudgetInfeasible: As there.
+    """
+    _check(problem, metrics, members)
+    with one_thread():
+        ascent = _Ascent(problem, tuple(metrics))
+        return ascent.genomes(members) if ascent.climb(stop) else None
 
 
 class _Ascent:
@@ -195,10 +221,12 @@ class _Ascent:
         self.known = Known(self._values, len(cardinalities(problem.space)), len(metrics))
         self.linear = Linear(problem.space, self.known, predictor, self.lead)
 
-    def front(self, count: int) -> Front:
-        """Climb, and tell the front of everything that was seen."""
+    def climb(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Take all steps; False where ``stop`` said yes before one of them."""
         population = self._started()
         for step in range(self.problem.effort.generations):
+            if stop():
+                return False
             children = self._slid(population)
             if step % _LOCAL_EVERY == _LOCAL_EVERY - 1:
                 children = np.concatenate([children, self._near(population)])
@@ -208,7 +236,11 @@ class _Ascent:
             after = np.concatenate([best, self._near(best)])
             if len(self.known) == before or not self._improved(best, after):
                 break
-        return self._told(self._front(count))
+        return True
+
+    def genomes(self, count: int) -> Genomes:
+        """The front of everything that was seen, (at most ``count``, G)."""
+        return self.known.genomes[self._front(count)]
 
     def _values(self, genomes: Genomes) -> NDArray[np.float64]:
         """The metrics of genomes, (N, M), smaller is better."""
@@ -365,7 +397,9 @@ class _Ascent:
         rows = first[non_dominated(self.known.values[first])]
         return rows[thin(self.known.values[rows], count)]
 
-    def _told(self, rows: NDArray[np.intp]) -> Front:
+    def told(self, count: int) -> Front:
+        """The front of everything that was seen, at most so many members, and all that is known of them."""
+        rows = self._front(count)
         paid = [m for m, metric in enumerate(self.metrics) if metric != TOP1]
         values = self.known.values[rows]
         rows = rows[np.lexsort(tuple(values[:, m] for m in reversed(paid)))]

@@ -6,9 +6,9 @@ predicted exactly, once, and replaces its parent only if it is better. The weake
 then. The best few are refined by all changes of one gene and the most promising changes of two,
 until none helps.
 
-A search is a sequence of such rounds that the effort only cuts off: each one begins with what the
-rounds before it ended with, and takes its randomness from the seed and its own number. So more
-effort knows everything that less effort knows, and never answers worse.
+A search is a sequence of such rounds that the effort only cuts off: each one takes its randomness from
+the seed and its own number. So more effort knows everything that less effort knows, and never answers
+worse. The first three begin with what the one before them ended with; all others begin anew.
 
 Source: successive halving as in Jamieson and Talwalkar (2016); the moves are those of ``moves``.
 The published search (Cai et al., Once-for-All, 2020) mutates and rejects, one architecture a time.
@@ -66,15 +66,20 @@ class Round:
         lineages: How many start.
         steps: How often they jump.
         refined: How many of them are refined.
+        anew: Whether it knows nothing of the rounds before it.
     """
 
     lineages: int
     steps: int
     refined: int
+    anew: bool = False
 
 
 _FIRST_ROUNDS = (Round(8, 4, 1), Round(24, 10, 3), Round(48, 16, 6))
-"""The rounds that every search begins with; the last one repeats."""
+"""The rounds that every search begins with, each from where the one before it ended."""
+
+_FURTHER = Round(48, 16, 6, anew=True)
+"""All that follow: one that begins with what is known ends in the same optimum."""
 
 _REFINEMENT = 8
 """How many steps of all lineages a round's refinement counts as."""
@@ -84,8 +89,7 @@ def rounds(effort: Effort) -> Iterator[Round]:
     """The rounds that an effort covers: the first, and those whose steps, summed over lineages, fit it."""
     yield _FIRST_ROUNDS[0]
     left = effort.population * effort.generations
-    for i in itertools.count(1):
-        size = _FIRST_ROUNDS[min(i, len(_FIRST_ROUNDS) - 1)]
+    for size in itertools.chain(_FIRST_ROUNDS[1:], itertools.repeat(_FURTHER)):
         left -= size.lineages * (size.steps + _REFINEMENT)
         if left < 0:
             return

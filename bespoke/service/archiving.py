@@ -28,7 +28,7 @@ __all__ = ["build_missing", "grow_archive", "refine", "start_build"]
 
 logger = logging.getLogger(__name__)
 
-MOST_GENERATIONS = 8
+MOST_GENERATIONS = 16
 LEAST_GAIN = 1e-4
 """A generation that nowhere gains more top-1 than this settles its archive."""
 

@@ -20,6 +20,7 @@ from bespoke.search import (
     search,
 )
 from bespoke.search.evaluator import prices
+from bespoke.search.front import front_genomes
 from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 from tests.conftest import random_predictor
@@ -128,6 +129,18 @@ def test_one_seed_gives_one_front_and_another_seed_another_way(
 ) -> None:
     assert quick(space, predictor, latency) == quick(space, predictor, latency)
     assert quick(space, predictor, latency) != quick(space, predictor, latency, 1)
+
+
+def test_the_genomes_of_a_front_are_its_members_and_none_where_it_is_stopped(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
+) -> None:
+    problem, metrics = Problem(space, predictor, (), latency, 0, QUICK), ("top1", "latency_ms")
+    genomes = front_genomes(problem, metrics, 20, lambda: False)
+    members = encode(space, [member.architecture for member in pareto_front(problem, metrics, 20).members])
+    assert genomes is not None
+    assert sorted(genomes.tolist()) == sorted(members.tolist())
+    steps = iter([False, False, True])
+    assert front_genomes(problem, metrics, 20, lambda: next(steps)) is None
 
 
 @pytest.mark.parametrize("metrics", [("latency_ms", "params"), ("top1", "latency_ms", "model_size_bytes")])

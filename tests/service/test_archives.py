@@ -125,10 +125,10 @@ def test_what_was_looked_up_is_looked_up_again_by_a_replay(
     entry, predictor = place.catalogue.entry("tiny"), place.catalogue.predictor("tiny")
     key = archiving.key_of(entry.digest, row.revision, predictor.revision)
     assert place.store.newest_archive(key) == (0, False)
-    # In this process and with few limits: the job of its own would only take the time that nobody wants.
+    # In this process and with little effort: the job of its own would only take the time that nobody wants.
     monkeypatch.setattr(os, "nice", lambda _: 0)
-    for name in ("SEARCHED", "LOOKED_UP"):
-        monkeypatch.setattr(growing, name, {"latency_ms": 2})
+    monkeypatch.setattr(growing, "FRONTS", {"latency_ms": 0.25})
+    monkeypatch.setattr(growing, "LOOKED_UP", {"latency_ms": 2})
     monkeypatch.setattr(archiving, "LEAST_GAIN", 1.0)
     grown = archiving.grow_archive(place, {"supernet": "tiny", "device_id": device})
     assert grown["settled"]
