@@ -32,7 +32,7 @@ from bespoke.search.lineages import leaning
 from bespoke.supernet.architecture import Genomes
 from bespoke.supernet.whole_files import replacing
 
-EFFORTS = ((4, 1), (4, 4), (8, 6), (16, 8), (24, 14), (32, 20), (64, 28), (128, 40), (256, 60))
+EFFORTS = ((4, 1), (4, 4), (8, 6), (16, 8), (24, 14), (32, 20), (64, 28), (128, 40), (256, 60), (512, 60))
 """Population and generations of our searches."""
 
 POINTS, FIRST = 60, 100
