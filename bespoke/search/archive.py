@@ -35,12 +35,13 @@ from bespoke.search.front import TOP1, front_genomes
 from bespoke.search.moves import pairs
 from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
 from bespoke.search.pareto import non_dominated
-from bespoke.search.problem import Constraint, Effort, Problem, SearchResult
+from bespoke.search.problem import Constraint, Effort, HeadStart, Problem, SearchResult
+from bespoke.search.restriction import from_base
 from bespoke.supernet.architecture import Genomes, cardinalities
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import extremes
 
-__all__ = ["Archive", "gain", "grow", "look_up", "merge"]
+__all__ = ["Archive", "begin_from", "gain", "grow", "look_up", "merge"]
 
 MOST_MEMBERS = 2048
 CHUNK = 256
@@ -189,6 +190,17 @@ def look_up(problem: Problem, archive: Archive) -> SearchResult | None:
             return None
         (answer,) = candidates(problem, best.genome[None], np.array([best.top1]))
     return SearchResult(answer, (answer,), best.predicted, best.climbs, problem.seed)
+
+
+def begin_from(problem: Problem, archive: Archive) -> Problem:
+    """The same question with a head start: what an archive knows.
+
+    Args:
+        problem: Of the archive's space, whole or restricted, and its predictor; any limits and devices.
+        archive: The archive.
+    """
+    genomes, rows = from_base(problem.space, archive.genomes)
+    return replace(problem, head_start=HeadStart(genomes, archive.top1[rows]))
 
 
 def gain(before: Archive, after: Archive) -> float:

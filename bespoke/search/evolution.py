@@ -45,17 +45,28 @@ def search(problem: Problem) -> SearchResult:
 def _search(problem: Problem) -> SearchResult:
     limits, seen = Limits(problem), Seen(problem)
     anchor = feasible_genome(problem, limits, np.random.default_rng(problem.seed))
-    known = prices_of(problem)
+    known, before = prices_of(problem), _told(problem, limits, seen)
     if problem.minimise is not None and problem.min_top1 is not None:
         cheapest = Cheapest(limits, known[problem.minimise], problem.min_top1)
         return _result(problem, cheapest, seen, least(problem, cheapest, seen, anchor))
-    goal, starts, steps = MostAccurate(limits, known[_priced(problem)]), anchor[None], 0
+    goal, starts, steps = MostAccurate(limits, known[_priced(problem)]), before[:1], 0
     for number, size in enumerate(rounds(problem.effort)):
         rng = np.random.default_rng((problem.seed, number))
         given = [anchor[None]] if size.anew else [anchor[None], starts]
         starts = explore(problem, goal, seen, size, np.concatenate(given), rng)
         steps += size.steps
     return _result(problem, goal, seen, steps)
+
+
+def _told(problem: Problem, limits: Limits, seen: Seen) -> Genomes:
+    """What was known before and meets the limits, the most accurate first, (N, G); it is remembered."""
+    if problem.head_start is None:
+        return seen.genomes
+    genomes, top1 = problem.head_start.genomes, problem.head_start.top1
+    inside = np.flatnonzero(limits.meets(genomes))
+    best = inside[np.argsort(-top1[inside], kind="stable")]
+    seen.tell(genomes[best], top1[best])
+    return genomes[best]
 
 
 def _result(problem: Problem, goal: Goal, seen: Seen, steps: int) -> SearchResult:

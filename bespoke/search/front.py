@@ -231,6 +231,8 @@ class _Ascent:
             if step % _LOCAL_EVERY == _LOCAL_EVERY - 1:
                 children = np.concatenate([children, self._near(population)])
             population = self._survivors(np.concatenate([population, children]))
+        if self.problem.head_start is not None:  # earlier, it would draw all others to where it is
+            self._evaluated(self.problem.head_start.genomes)
         for _ in range(_LAST):
             before, best = len(self.known), self._front(2 * self.population)
             after = np.concatenate([best, self._near(best)])

@@ -44,7 +44,7 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
     Args:
         problem: Space, predictor, limits, seed and effort.
         goal: The metric and the least top-1.
-        seen: Learns what is met; of that, the goal then allows at least one.
+        seen: Knows what is known before, and learns what is met; of that, the goal then allows at least one.
         anchor: A genome within the limits, (G,).
 
     Returns:
@@ -54,7 +54,7 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
         BudgetInfeasible: No architecture within the limits was found to reach the least top-1.
     """
     failed = float(goal.price.of(cheapest(problem.space, goal.price)[None])[0])
-    starts, steps = anchor[None], 0
+    starts, steps = np.concatenate([best_seen(goal, seen, 1), anchor[None]]), 0
     for number, size in enumerate(rounds(problem.effort)):
         for look in range(_LOOKS):
             rng = np.random.default_rng((problem.seed, number, look))
@@ -77,7 +77,7 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
 
 def _guess(goal: Cheapest, seen: Seen, failed: float) -> float | None:
     """The limit to look within next; None for no limit, as long as nothing reaches the top-1."""
-    if not seen.evaluations:
+    if not len(seen):
         return None
     genomes, top1 = seen.genomes, seen.top1
     inside = goal.fits(genomes)

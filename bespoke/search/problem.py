@@ -147,6 +147,19 @@ class Effort:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class HeadStart:
+    """Architectures that are known before a search begins.
+
+    Attributes:
+        genomes: (N, G), canonical, of the problem's space; within its limits or not.
+        top1: (N,), as the problem's predictor predicts it.
+    """
+
+    genomes: Genomes
+    top1: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Problem:
     """One question: the most accurate architecture of a space within limits.
@@ -166,6 +179,7 @@ class Problem:
         alternatives: How many more networks to give that differ from the best and from one another,
             at most ``MOST_ALTERNATIVES``.
         precision: What models are written in, one of ``PRECISIONS``: bytes are counted in it.
+        head_start: What is known before; no answer is worse than the best of it that the limits allow.
 
     Raises:
         ConstraintInvalid: Two limits on one metric, a latency limit without its pricer, one of
@@ -183,6 +197,7 @@ class Problem:
     min_top1: float | None = None
     alternatives: int = 0
     precision: str = "fp32"
+    head_start: HeadStart | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [constraint.name for constraint in self.constraints]

@@ -86,6 +86,12 @@ class RestrictedSpace:
         """The same architectures as canonical genomes of the base, (N, G)."""
         return canonical(self.base, self._placed(genomes))
 
+    def narrowed(self, genomes: Genomes) -> tuple[Genomes, NDArray[np.intp]]:
+        """Those of the base's canonical genomes that are allowed, as this space's genomes, and their rows."""
+        places = self._own_places[np.arange(genomes.shape[1]), genomes]
+        rows = np.flatnonzero(((places >= 0) | ~self.base.active(genomes)).all(axis=1))
+        return canonical(self, np.maximum(places[rows], 0)), rows
+
     def entries_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of a number for each entry of the base's slots, those of the entries that are left."""
         starts = np.cumsum([0, *(len(slot.ops) for slot in self.base.slots)])[:-1]
@@ -105,6 +111,16 @@ class RestrictedSpace:
         rows = [p for d, p in zip(self.base.dimensions, self.places, strict=True) for _ in range(d.count)]
         width = max(map(len, rows))
         return np.array([[*row, *[row[0]] * (width - len(row))] for row in rows], np.int16)
+
+    @cached_property
+    def _own_places(self) -> NDArray[np.int16]:
+        """Where each choice of the base is among those that are left, (G, C); -1 where it is none of them."""
+        wide = [d for d in self.base.dimensions for _ in range(d.count)]
+        found = np.full((len(wide), max(len(d.choices) for d in wide)), -1, np.int16)
+        own = cardinalities(self)
+        for gene, left in enumerate(self._table):
+            found[gene, left[: own[gene]]] = np.arange(own[gene])
+        return found
 
     @cached_property
     def _entries(self) -> tuple[NDArray[np.intp], ...]:
@@ -226,3 +242,12 @@ def of_base(space: SearchSpace, genomes: Genomes) -> tuple[SearchSpace, Genomes]
     if isinstance(space, RestrictedSpace):
         return of_base(space.base, space.widened(genomes))
     return space, genomes
+
+
+def from_base(space: SearchSpace, genomes: Genomes) -> tuple[Genomes, NDArray[np.intp]]:
+    """Those of the whole space's canonical genomes that a space allows, as its own, and their rows."""
+    if not isinstance(space, RestrictedSpace):
+        return genomes, np.arange(len(genomes))
+    wider, rows = from_base(space.base, genomes)
+    own, left = space.narrowed(wider)
+    return own, rows[left]

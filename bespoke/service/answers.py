@@ -192,6 +192,7 @@ def search(
         front=_front(front, others) if front else None,
         warnings=warnings_of([found], store),
         archive=row.archive,
+        head_start=(answer.get("origin") or {}).get("head_start"),
         improved_by=improved_by,
         verified=_verified(row, store) if row.request.get("verify") else None,
         evaluations=row.evaluations,

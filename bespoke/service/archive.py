@@ -1,7 +1,8 @@
 """Archives as the service keeps them: every generation in the store, the newest ones decoded in memory.
 
 Each supernet has one archive for each latency table that serves a device, and one without a device.
-An answer names the digest of the generation that it was looked up in, so it can be looked up again.
+An answer names the digest of the generation that it was looked up in, or that its search began with, so
+that it can be repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from bespoke.search.archive import Archive, look_up
+from bespoke.search.archive import Archive, begin_from, look_up
 from bespoke.search.problem import Problem, SearchResult
 from bespoke.search.restriction import RestrictedSpace
 from bespoke.service.store import ArchiveKey, Store
@@ -61,6 +62,26 @@ class Archives:
         with self._turn:  # look-ups at once would only take the interpreter from one another
             found = look_up(problem, archive)
         return None if found is None else (found, archive.digest)
+
+    def begin(
+        self, key: ArchiveKey, unlimited: Problem, problem: Problem, digest: str | None = None
+    ) -> tuple[Problem, str] | None:
+        """Let the search for any question begin with what an archive knows.
+
+        Args:
+            key: What the problem's supernet, table of the main device and predictor are.
+            unlimited: The question for anything on that device, or on none: what the archive is of.
+            problem: The question.
+            digest: Of the generation to begin with; None for the newest one.
+
+        Returns:
+            The question with its head start, and the archive's digest; None where there is none yet.
+
+        Raises:
+            NotFound: There is no generation with this digest.
+        """
+        archive = self._newest_of(key, unlimited) if digest is None else self._named(key, digest, unlimited)
+        return None if archive is None else (begin_from(problem, archive), archive.digest)
 
     def missed(self, supernet: str, device_id: str | None) -> bool:
         """Note that a request found no archive; whether it is time to see to it that there is one."""

@@ -11,7 +11,7 @@ from bespoke.search.problem import BYTES, Candidate
 from bespoke.service.orm import Fleet
 from bespoke.service.questions import Ground, check_effort, ground, limits_json, problem
 from bespoke.service.schemas import FleetRequest, SearchRequest
-from bespoke.service.searching import subnet_row
+from bespoke.service.searching import begun, subnet_row
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.cost import cost
 
@@ -42,9 +42,10 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     ]
     grounds = [ground(place, one) for one in asked]
     names = _names(request)
-    problems = {
-        name: problem(place, base, one) for name, base, one in zip(names, grounds, asked, strict=True)
-    }
+    posed = [
+        begun(place, base, problem(place, base, one), one) for base, one in zip(grounds, asked, strict=True)
+    ]
+    problems = {name: one for name, (one, _) in zip(names, posed, strict=True)}
     weights = {name: member.weight for name, member in zip(names, request.members, strict=True)}
     found = cover(problems, request.subnets, weights)
     rows = [
@@ -55,7 +56,10 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     return place.store.add_fleet(
         request=_complete(request, {"population": effort.population, "generations": effort.generations}),
         subnets=list({row["id"]: row for row in rows}.values()),
-        answer=_answer(found, [row["id"] for row in rows], grounds),
+        answer={
+            **_answer(found, [row["id"] for row in rows], grounds),
+            "origins": [origin for _, origin in posed],
+        },
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "objectives",
     "precision_of",
     "problem",
+    "unlimited",
 ]
 
 Json = dict[str, Any]
@@ -177,6 +178,20 @@ def problem(place: Workplace, ground: Ground, request: SearchRequest) -> Problem
         precision=ground.precision,
     )
     return restrict(whole, _allowed(request))
+
+
+def unlimited(place: Workplace, ground: Ground) -> Problem:
+    """The question for anything on the main device, or on none: what an archive is of.
+
+    Raises:
+        TableIncomplete: The table lacks ops of the space.
+    """
+    return Problem(
+        space=ground.entry.space,
+        predictor=ground.predictor,
+        latency=place.catalogue.pricer_of(ground.entry, ground.main) if ground.main else None,
+        precision=ground.precision,
+    )
 
 
 def limits_of(constraints: Constraints) -> tuple[Constraint, ...]:

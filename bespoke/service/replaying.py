@@ -9,7 +9,7 @@ from bespoke import __version__
 from bespoke.service.orm import Search, StoredSubnet
 from bespoke.service.questions import Ground, ground, problem
 from bespoke.service.schemas import SearchRequest
-from bespoke.service.searching import Found, answer_json, look_up, solve
+from bespoke.service.searching import Found, answer_json, begun, look_up, solve
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.errors import NotFound, ReplayDiffers, Unavailable
 
@@ -46,14 +46,17 @@ def replay(place: Workplace, search_id: str) -> tuple[Search, StoredSubnet]:
 
 
 def _found_again(place: Workplace, row: Search, base: Ground, request: SearchRequest) -> Found:
-    """The answer, looked up in the very archive that gave it, or searched where it was searched."""
+    """The answer, looked up in the very archive that gave it, or searched from where its search began."""
     posed, archive = problem(place, base, request), row.archive
-    if archive is None:
-        return solve(posed, request)
+    head_start = ((row.answer or {}).get("origin") or {}).get("head_start")
     try:
+        if head_start is not None:
+            return solve(*begun(place, base, posed, request, head_start), request)
+        if archive is None:
+            return solve(posed, None, request)
         found = look_up(place, base, posed, request, archive)
     except NotFound as error:
-        raise ReplayDiffers(row.id, [_change("archive", archive, None)]) from error
+        raise ReplayDiffers(row.id, [_change("archive", archive or head_start, None)]) from error
     if found is None:
         raise ReplayDiffers(row.id, [_change("subnet", row.subnet_id, None)])
     return found

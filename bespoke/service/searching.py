@@ -15,11 +15,12 @@ from bespoke.search.front import Front, pareto_front
 from bespoke.search.problem import Candidate, Problem, latency_of
 from bespoke.service.archive import key_of
 from bespoke.service.orm import Search, StoredSubnet
-from bespoke.service.questions import Ground, check_effort, complete, ground, objectives, problem
+from bespoke.service.questions import Ground, check_effort, complete, ground, objectives, problem, unlimited
 from bespoke.service.schemas import SearchRequest
+from bespoke.service.store import ArchiveKey
 from bespoke.service.workplace import Workplace
 
-__all__ = ["Found", "answer", "answer_json", "look_up", "solve", "subnet_row"]
+__all__ = ["Found", "answer", "answer_json", "begun", "look_up", "solve", "subnet_row"]
 
 # Length of a subnet's id in hex digits: 96 bits, so that ids never meet by chance.
 ID_DIGITS = 24
@@ -68,7 +69,7 @@ def answer(place: Workplace, request: SearchRequest) -> tuple[Search, StoredSubn
     if known is not None:
         return known
     posed = problem(place, base, request)
-    found = look_up(place, base, posed, request) or solve(posed, request)
+    found = look_up(place, base, posed, request) or solve(*begun(place, base, posed, request), request)
     return _keep(place, request, base, posed, found, digest, time.perf_counter() - started)
 
 
@@ -92,8 +93,7 @@ def look_up(
     """
     if digest is None and (not place.settings.archives or request.pareto or _names_effort(request)):
         return None
-    key = key_of(base.entry.digest, base.main.revision if base.main else None, base.predictor.revision)
-    hit = place.archives.find(key, posed, digest)
+    hit = place.archives.find(_key(base), posed, digest)
     if hit is None:
         return None
     found, source = hit
@@ -108,12 +108,40 @@ def look_up(
     )
 
 
+def begun(
+    place: Workplace, base: Ground, posed: Problem, request: SearchRequest, digest: str | None = None
+) -> tuple[Problem, Json | None]:
+    """Let a search begin with what the archive knows, unless the request names an effort of its own.
+
+    Args:
+        place: The workplace.
+        base: What the answer follows from.
+        posed: The request's problem.
+        request: The request.
+        digest: Of the archive to begin with; None for the newest one.
+
+    Returns:
+        The problem, and the origin of what it comes to; as it was, and None, where there is no archive.
+
+    Raises:
+        NotFound: There is no archive with this digest.
+    """
+    if digest is None and (not place.settings.archives or _names_effort(request)):
+        return posed, None
+    hit = place.archives.begin(_key(base), unlimited(place, base), posed, digest)
+    return (posed, None) if hit is None else (hit[0], {"head_start": hit[1]})
+
+
+def _key(base: Ground) -> ArchiveKey:
+    return key_of(base.entry.digest, base.main.revision if base.main else None, base.predictor.revision)
+
+
 def _names_effort(request: SearchRequest) -> bool:
     return any(value is not None for _, value in request.effort)
 
 
-def solve(posed: Problem, request: SearchRequest) -> Found:
-    """Search a request's problem; the same problem gives the same result."""
+def solve(posed: Problem, origin: Json | None, request: SearchRequest) -> Found:
+    """Search a request's problem, with the origin that ``begun`` gave; the same gives the same result."""
     found, metrics = search(posed), objectives(request)
     return Found(
         best=found.best,
@@ -122,6 +150,7 @@ def solve(posed: Problem, request: SearchRequest) -> Found:
         limits=limit_uses(posed, found.best),
         evaluations=found.evaluations,
         generations=found.generations,
+        origin=origin,
     )
 
 

@@ -30,7 +30,7 @@ from bespoke.service.engines.protocol import JobEngine, Json, Run
 from bespoke.service.orm import StoredSubnet, StoredTable, Verification
 from bespoke.service.questions import ground, problem
 from bespoke.service.schemas import SearchRequest
-from bespoke.service.searching import subnet_row
+from bespoke.service.searching import begun, subnet_row
 from bespoke.service.store import EntryModel
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.architecture import read_architecture
@@ -153,7 +153,8 @@ def _choose(place: Workplace, search_id: str) -> Json:
     request = SearchRequest.model_validate(row.request)
     base = ground(place, request)
     assert base.main is not None  # ``require`` saw to it
-    posed = _tightened(problem(place, base, request), _factor(place, base.main, rounds))
+    tightened = _tightened(problem(place, base, request), _factor(place, base.main, rounds))
+    posed, _ = begun(place, base, tightened, request)
     try:
         found = search(replace(posed, alternatives=max(ALTERNATIVES, posed.alternatives)))
     except BudgetInfeasible:
@@ -351,7 +352,7 @@ def _choose_near(place: Workplace, search_id: str) -> Json:
     row, answered = place.store.search(search_id)
     request = SearchRequest.model_validate(row.request)
     base = ground(place, request)
-    posed = problem(place, base, request)
+    posed, _ = begun(place, base, problem(place, base, request), request)
     found = search(replace(posed, alternatives=max(CANDIDATES - 1, posed.alternatives)))
     near = found.front[:3] if posed.minimise else found.front[-3:]
     pool = [found.best, *found.alternatives, *near]

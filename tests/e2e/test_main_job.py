@@ -43,7 +43,8 @@ def device(service: LocalService, client: Client, tmp_path_factory: pytest.TempP
     command = [*BESPOKE, "agent", "--server", service.url, "--name", "e2e", "--cache", str(cache)]
     agent = subprocess.Popen(command, env=environment)
     try:
-        words = ("profile", "--device", wait_for_device(client), "--supernet", "tiny", "--json")
+        device = wait_for_device(client)
+        words = ("profile", "--device", device, "--supernet", "tiny", "--effort", "quick", "--json")
         done = run(service, *words, "--server", service.url, key=service.key(SCOPES, "profile"))
     finally:
         agent.send_signal(signal.SIGTERM)

@@ -177,12 +177,26 @@ def test_an_answer_that_is_beaten_by_now_says_by_how_much(
     assert api.client.search_result(narrow["id"])["improved_by"] is None
 
 
-def test_questions_that_are_not_plain_are_searched(api: Api, board: tuple[str, tuple[float, float]]) -> None:
+def test_questions_that_are_not_plain_are_searched_from_what_the_archive_knows(
+    api: Api, board: tuple[str, tuple[float, float]]
+) -> None:
     device, (low, high) = board
     limits = {"latency_ms": low + 0.55 * (high - low)}
-    assert ask(api, device=device, constraints=limits, alternatives=1)["archive"] is None
-    assert ask(api, device=device, constraints=limits, pareto=True)["archive"] is None
-    assert ask(api, device=device, devices={}, min_top1=0.1)["archive"] is None
+    plain = ask(api, device=device, constraints=limits)
+    assert plain["archive"]
+    assert plain["head_start"] is None
+    for further in ({"alternatives": 1}, {"pareto": True}, {"restrict": {"resolution": [32, 48]}}):
+        found = ask(api, device=device, constraints=limits, **further)
+        assert (found["archive"], found["head_start"]) == (None, plain["archive"])
+        assert found["subnet"]["predicted"]["top1"] >= plain["subnet"]["predicted"]["top1"]
+        replayed = api.request("POST", f"/v1/searches/{found['id']}/replay")
+        assert replayed.status_code == 200, replayed.text
+        assert ask(api, **found["request"])["subnet"] == found["subnet"]
+    least = ask(api, device=device, devices={}, min_top1=plain["subnet"]["predicted"]["top1"])
+    assert least["head_start"] == plain["archive"]
+    assert least["subnet"]["predicted"]["latency_ms"] <= plain["subnet"]["predicted"]["latency_ms"]
+    own = ask(api, device=device, constraints=limits, alternatives=1, effort={"population": 8})
+    assert (own["archive"], own["head_start"]) == (None, None)
 
 
 def test_archives_grow_only_where_nobody_asks_for_anything(

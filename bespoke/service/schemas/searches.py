@@ -184,6 +184,10 @@ class Search(Outgoing):
     archive: str | None = Field(
         description="Digest of the archive that it was looked up in; null where it was searched."
     )
+    head_start: str | None = Field(
+        description="Digest of the archive whose members its search began with; null where it was looked up, "
+        "or began with nothing."
+    )
     improved_by: float | None = Field(
         default=None,
         description="By how many points of top-1 the archive now beats it within the same limits; null where "
