@@ -87,11 +87,12 @@ class NetworkModel:
         logs = np.log(np.maximum(features, SMALLEST_FEATURE))
         scaled = (logs - np.array(self.centre)) / np.array(self.spread) / lengths
         anchors = np.array(self.anchors).reshape(-1, len(FEATURES)) / lengths
-        distances = (
-            (scaled**2).sum(axis=1)[:, None] + (anchors**2).sum(axis=1) - 2 * scaled @ anchors.T
-        )  # squared, (N, A)
-        similar = np.exp(-0.5 * np.maximum(distances, 0))
-        return np.asarray(features[:, 0] * np.exp(self.offset + similar @ np.array(self.weights)))
+        # Matrix products would give a network another last bit in another batch, and a limit would not hold.
+        distances = np.zeros((len(features), len(anchors)))  # squared
+        for mine, theirs in zip(scaled.T, anchors.T, strict=True):
+            distances += (mine[:, None] - theirs) ** 2
+        factors = (np.exp(-0.5 * distances) * np.array(self.weights)).sum(axis=1)
+        return np.asarray(features[:, 0] * np.exp(self.offset + factors))
 
     def to_json(self) -> dict[str, Any]:
         """What ``from_json`` reads back."""

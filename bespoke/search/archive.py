@@ -9,7 +9,7 @@ predictor's linear model and by exact prices, of which the most promising are pr
 An answer is never over a limit, and never worse than the best member within the limits. Neither
 the look-up nor the climb draws at random, so an archive and a request decide the answer.
 
-An archive grows by generations: each climbs the front of top-1 with every metric from a start of its
+An archive grows by generations: each climbs the fronts of top-1 with some metrics, from starts of its
 own, and then looks limits up that lie between those before it. Fronts that know nothing of each other
 end in different optima, and the best of several is better than one that was climbed for longer. A
 generation never loses anything: what an older one would answer, a newer one beats or equals, but for
@@ -35,7 +35,7 @@ from bespoke.search.front import TOP1, front_genomes
 from bespoke.search.moves import pairs
 from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
 from bespoke.search.pareto import non_dominated
-from bespoke.search.problem import Constraint, Effort, HeadStart, Problem, SearchResult
+from bespoke.search.problem import MOST_POPULATION, Constraint, Effort, HeadStart, Problem, SearchResult
 from bespoke.search.restriction import from_base
 from bespoke.supernet.architecture import Genomes, cardinalities
 from bespoke.supernet.errors import InvalidInput
@@ -146,19 +146,20 @@ def grow(
     """The next generation of an archive.
 
     Args:
-        problem: Space, predictor, pricer and effort; its limits do not matter.
+        problem: Space, predictor, pricer and effort; nothing else of it matters.
         archive: The generation before; None for the first one.
-        stop: Asked again and again.
+        stop: Asked before each step of a front and each look-up.
 
     Returns:
         The generation; None where ``stop`` said yes.
     """
     generation = archive.generation + 1 if archive else 0
+    unlimited = replace(problem, constraints=(), minimise=None, min_top1=None, head_start=None)
     found = [extremes(problem.space)]
     for metric in [metric for metric in ranges_of(problem) if metric in FRONTS]:
         effort = replace(problem.effort, population=_population(problem.effort, metric, generation))
-        unlimited = replace(problem, constraints=(), seed=generation, effort=effort)
-        front = front_genomes(unlimited, (TOP1, metric), MOST_MEMBERS, stop)
+        asked = replace(unlimited, seed=generation, effort=effort)
+        front = front_genomes(asked, (TOP1, metric), MOST_MEMBERS, stop)
         if front is None:
             return None
         found.append(front)
@@ -168,7 +169,7 @@ def grow(
         for metric, limit in _limits(problem, LOOKED_UP, generation):
             if stop():
                 return None
-            answer = _best(replace(problem, constraints=(Constraint(metric, limit),)), grown)
+            answer = _best(replace(unlimited, constraints=(Constraint(metric, limit),)), grown)
             found += [answer.genome[None]] if answer else []
     return replace(merge(problem, np.concatenate(found), grown), generation=generation)
 
@@ -252,10 +253,13 @@ def _thinned(archive: Archive, kept: NDArray[np.intp]) -> NDArray[np.intp]:
     for metric in range(1, columns.shape[1]):
         first |= non_dominated(columns[:, [0, metric]])
     fronts, others = kept[first], kept[~first]
-    fronts = fronts[:: -(-len(fronts) // MOST_MEMBERS)]
-    room = MOST_MEMBERS - len(fronts)
-    evenly = np.linspace(0, len(others) - 1, min(room, len(others))).round().astype(np.intp)
-    return np.sort(np.concatenate([fronts, others[evenly]]))
+    fronts = _evenly(fronts, MOST_MEMBERS)
+    return np.sort(np.concatenate([fronts, _evenly(others, MOST_MEMBERS - len(fronts))]))
+
+
+def _evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """So many of some rows, from the first to the last; all of them where they are no more."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.intp)]
 
 
 def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> list[tuple[str, float]]:
@@ -274,7 +278,8 @@ def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> lis
 
 def _population(effort: Effort, metric: str, generation: int) -> int:
     """Of the front of a metric; half of it at first, since the first generation is waited for."""
-    return max(4, round(FRONTS[metric] * effort.population / (1 if generation else 2)))
+    share = FRONTS[metric] / (1 if generation else 2)
+    return min(MOST_POPULATION, max(4, round(share * effort.population)))
 
 
 def _radical_inverse(number: int) -> float:

@@ -193,7 +193,7 @@ def cheapest(space: SearchSpace, price: Price, sign: int = 1) -> Genomes:
     while True:
         around, _, _ = neighbours(space, genome)
         values = sign * price.of(around)
-        if values.min() >= value:
+        if not len(values) or values.min() >= value:
             return genome
         genome, value = around[values.argmin()], values.min()
 

@@ -171,7 +171,7 @@ class _Groups:
             self.refused[group] = error
             return
         self.evaluations += found.evaluations
-        self._found.append((found.best, self._served(found.best)))
+        self._found.append((found.best, self._served(found.best) | group))
         # What was found now may be the better answer to groups that were searched before.
         searched = {**dict.fromkeys(self._tops), group: None}
         self._tops = {part: best.top1 for part in searched if (best := self.best(part))}

@@ -185,7 +185,7 @@ def front_genomes(
         problem: As there.
         metrics: As there.
         members: As there.
-        stop: Asked before each step.
+        stop: Asked before each step, and each ranking after the last one.
 
     Returns:
         (at most ``members``, G); None where ``stop`` said yes.
@@ -222,7 +222,7 @@ class _Ascent:
         self.linear = Linear(problem.space, self.known, predictor, self.lead)
 
     def climb(self, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Take all steps; False where ``stop`` said yes before one of them."""
+        """Take all steps, and rank what surrounds their end; False where ``stop`` said yes before a step."""
         population = self._started()
         for step in range(self.problem.effort.generations):
             if stop():
@@ -234,6 +234,8 @@ class _Ascent:
         if self.problem.head_start is not None:  # earlier, it would draw all others to where it is
             self._evaluated(self.problem.head_start.genomes)
         for _ in range(_LAST):
+            if stop():
+                return False
             before, best = len(self.known), self._front(2 * self.population)
             after = np.concatenate([best, self._near(best)])
             if len(self.known) == before or not self._improved(best, after):

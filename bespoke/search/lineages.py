@@ -66,7 +66,7 @@ class Round:
         lineages: How many start.
         steps: How often they jump.
         refined: How many of them are refined.
-        anew: Whether it knows nothing of the rounds before it.
+        anew: Whether it is given nothing of the rounds before it.
     """
 
     lineages: int

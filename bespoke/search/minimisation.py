@@ -56,6 +56,8 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
     failed = float(goal.price.of(cheapest(problem.space, goal.price)[None])[0])
     starts, steps = np.concatenate([best_seen(goal, seen, 1), anchor[None]]), 0
     for number, size in enumerate(rounds(problem.effort)):
+        if size.anew:
+            starts = anchor[None]
         for look in range(_LOOKS):
             rng = np.random.default_rng((problem.seed, number, look))
             guess = _guess(goal, seen, failed)

@@ -24,6 +24,7 @@ BYTES = ("peak_memory_bytes", "model_size_bytes")
 """Those of them that follow from the precision."""
 
 MOST_ALTERNATIVES = 16
+MOST_POPULATION, MOST_GENERATIONS = 100_000, 10_000
 
 
 def latency_of(device: str) -> str:
@@ -140,10 +141,10 @@ class Effort:
     generations: int = 28
 
     def __post_init__(self) -> None:
-        if not 4 <= self.population <= 100_000 or not 1 <= self.generations <= 10_000:
+        if not 4 <= self.population <= MOST_POPULATION or not 1 <= self.generations <= MOST_GENERATIONS:
             raise InvalidInput(
                 f"effort: got population {self.population} and generations {self.generations}, "
-                "expected 4 to 100000 and 1 to 10000"
+                f"expected 4 to {MOST_POPULATION} and 1 to {MOST_GENERATIONS}"
             )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import AccuracyPredictor, LinearisedPredictor
-from bespoke.search.problem import LatencyPricer, Problem
+from bespoke.search.problem import HeadStart, LatencyPricer, Problem
 from bespoke.supernet.agreement import COVERAGE
 from bespoke.supernet.architecture import (
     Architecture,
@@ -27,6 +27,7 @@ from bespoke.supernet.architecture import (
     Slot,
     canonical,
     cardinalities,
+    encode,
 )
 from bespoke.supernet.cost import SlotTable
 from bespoke.supernet.errors import ArchitectureInvalid
@@ -234,7 +235,15 @@ def restrict(problem: Problem, allowed: Mapping[str, Sequence[float]]) -> Proble
         predictor=_Linearised(own, space) if isinstance(own, LinearisedPredictor) else _Predictor(own, space),
         latency=_Latency(problem.latency, space) if problem.latency else None,
         devices={name: _Latency(pricer, space) for name, pricer in problem.devices.items()},
+        head_start=_narrowed(space, problem.head_start),
     )
+
+
+def _narrowed(space: RestrictedSpace, known: HeadStart | None) -> HeadStart | None:
+    if known is None:
+        return None
+    genomes, rows = space.narrowed(known.genomes)
+    return HeadStart(genomes, known.top1[rows])
 
 
 def of_base(space: SearchSpace, genomes: Genomes) -> tuple[SearchSpace, Genomes]:
@@ -251,3 +260,11 @@ def from_base(space: SearchSpace, genomes: Genomes) -> tuple[Genomes, NDArray[np
     wider, rows = from_base(space.base, genomes)
     own, left = space.narrowed(wider)
     return own, rows[left]
+
+
+def encoded(space: SearchSpace, architectures: Sequence[Architecture]) -> Genomes:
+    """Those of the whole space's architectures that a space allows, as its genomes, (N, G)."""
+    whole = space
+    while isinstance(whole, RestrictedSpace):
+        whole = whole.base
+    return from_base(space, encode(whole, architectures))[0]

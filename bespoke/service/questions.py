@@ -190,7 +190,7 @@ def unlimited(place: Workplace, ground: Ground) -> Problem:
         space=ground.entry.space,
         predictor=ground.predictor,
         latency=place.catalogue.pricer_of(ground.entry, ground.main) if ground.main else None,
-        precision=ground.precision,
+        precision=precision_of(ground.main) if ground.main else "fp32",
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from bespoke import __version__
 from bespoke.search.binding import LimitUse, limit_uses
 from bespoke.search.evolution import search
 from bespoke.search.front import Front, pareto_front
-from bespoke.search.problem import Candidate, Problem, latency_of
+from bespoke.search.problem import Candidate, HeadStart, Problem, latency_of
+from bespoke.search.restriction import encoded
 from bespoke.service.archive import key_of
 from bespoke.service.orm import Search, StoredSubnet
 from bespoke.service.questions import Ground, check_effort, complete, ground, objectives, problem, unlimited
@@ -141,17 +144,31 @@ def _names_effort(request: SearchRequest) -> bool:
 
 
 def solve(posed: Problem, origin: Json | None, request: SearchRequest) -> Found:
-    """Search a request's problem, with the origin that ``begun`` gave; the same gives the same result."""
-    found, metrics = search(posed), objectives(request)
+    """Search a request's problem, with the origin that ``begun`` gave; the same gives the same result.
+
+    Where a front is asked for, the answer is no worse than the best of it.
+    """
+    metrics = objectives(request)
+    front = pareto_front(posed, metrics) if metrics else None
+    found = search(posed if front is None else _ahead(posed, front))
     return Found(
         best=found.best,
         alternatives=found.alternatives,
-        front=pareto_front(posed, metrics) if metrics else None,
+        front=front,
         limits=limit_uses(posed, found.best),
         evaluations=found.evaluations,
         generations=found.generations,
         origin=origin,
     )
+
+
+def _ahead(posed: Problem, front: Front) -> Problem:
+    """A problem whose search also knows the members of a front."""
+    genomes = encoded(posed.space, [member.architecture for member in front.members])
+    top1, before = posed.predictor.top1(genomes), posed.head_start
+    if before is not None:
+        genomes, top1 = np.concatenate([before.genomes, genomes]), np.concatenate([before.top1, top1])
+    return replace(posed, head_start=HeadStart(genomes, top1))
 
 
 def _keep(

@@ -48,6 +48,16 @@ def test_a_model_tells_networks_that_it_never_saw() -> None:
     assert np.abs(model.latency_ms(features) / latency - 1).mean() < 0.03
 
 
+def test_a_network_has_one_latency_in_whatever_batch_it_comes() -> None:
+    features, latencies = networks(60, 0)
+    model = fit_network_model(features, latencies)
+    asked, _ = networks(203, 1)
+    together = model.latency_ms(asked)
+    for size in (1, 2, 3, 33):
+        parts = [model.latency_ms(asked[i : i + size]) for i in range(0, len(asked), size)]
+        assert (np.concatenate(parts) == together).all()
+
+
 def test_the_leave_one_out_error_foretells_the_error_on_others() -> None:
     features, latency = networks(16, 0)
     noisy = latency * np.exp(np.random.default_rng(0).normal(0, 0.1, 16))

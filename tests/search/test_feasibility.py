@@ -1,12 +1,22 @@
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from bespoke.predictors import MlpPredictor
-from bespoke.search import Constraint, Effort, LatencyPricer, Problem, feasible_ranges, search
+from bespoke.search import (
+    Constraint,
+    Effort,
+    LatencyPricer,
+    Problem,
+    feasible_ranges,
+    pareto_front,
+    restrict,
+    search,
+)
 from bespoke.search.evaluator import Limits, prices
 from bespoke.search.feasibility import feasible_genome
 from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
@@ -99,8 +109,21 @@ class CachedLatency:
         weights = self._bytes.total(genomes)
         return (self.overhead_ms + self.slots.total(genomes)) * (1 + 1 / (1 + np.exp((6e3 - weights) / 5e2)))
 
-    def interval_ms(self, latency_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval_ms(
+        self, latency_ms: NDArray[np.float64], confidence: float = 0.9
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return 0.9 * latency_ms, 1.1 * latency_ms
+
+
+def test_a_space_of_one_architecture_has_a_range_whose_ends_are_one_and_refusals_of_its_own() -> None:
+    space = SmallSpace()
+    problem = Problem(space, random_predictor(space), latency=CachedLatency(space))
+    single = restrict(problem, {d.name: d.choices[:1] for d in space.dimensions})
+    low, high = feasible_ranges(single.space, single.latency)["latency_ms"]
+    assert low == high == search(single).best.metrics["latency_ms"]
+    with pytest.raises(BudgetInfeasible):
+        search(replace(single, constraints=(Constraint("latency_ms", 0.9 * low),)))
+    assert len(pareto_front(single, ("top1", "latency_ms")).members) == 1
 
 
 def test_latencies_that_are_no_sums_are_limited_as_they_are() -> None:

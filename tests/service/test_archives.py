@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from bespoke.service.catalogue import Catalogue
 from bespoke.service.dependencies import Service
 from bespoke.service.improving import improved_by
 from bespoke.service.migrations import upgrade
+from bespoke.service.questions import ground, unlimited
+from bespoke.service.schemas import SearchRequest
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from bespoke.service.workplace import Workplace
@@ -177,6 +180,18 @@ def test_an_answer_that_is_beaten_by_now_says_by_how_much(
     assert api.client.search_result(narrow["id"])["improved_by"] is None
 
 
+def within(found: dict[str, Any], limits: dict[str, float]) -> bool:
+    return all(found["predicted"][metric] <= limit for metric, limit in limits.items())
+
+
+def test_an_archive_without_a_device_counts_bytes_of_fp32_whatever_devices_are_asked_for(
+    service: tuple[Api, Service],
+) -> None:
+    place = service[1].place
+    base = ground(place, SearchRequest(supernet="tiny"))
+    assert unlimited(place, replace(base, precision="int8")).precision == "fp32"
+
+
 def test_questions_that_are_not_plain_are_searched_from_what_the_archive_knows(
     api: Api, board: tuple[str, tuple[float, float]]
 ) -> None:
@@ -189,6 +204,9 @@ def test_questions_that_are_not_plain_are_searched_from_what_the_archive_knows(
         found = ask(api, device=device, constraints=limits, **further)
         assert (found["archive"], found["head_start"]) == (None, plain["archive"])
         assert found["subnet"]["predicted"]["top1"] >= plain["subnet"]["predicted"]["top1"]
+        members = found["front"]["members"] if found["front"] else []
+        tops = [one["predicted"]["top1"] for one in members if within(one, limits)]
+        assert found["subnet"]["predicted"]["top1"] >= max(tops, default=0)
         replayed = api.request("POST", f"/v1/searches/{found['id']}/replay")
         assert replayed.status_code == 200, replayed.text
         assert ask(api, **found["request"])["subnet"] == found["subnet"]
