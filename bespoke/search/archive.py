@@ -178,12 +178,13 @@ def look_up(problem: Problem, archive: Archive) -> SearchResult | None:
     """Answer a request out of an archive.
 
     Args:
-        problem: Over the whole space that the archive is of, with limits of the metrics that it knows.
+        problem: Over the whole space that the archive is of; most accurate within limits.
         archive: Of the problem's space, predictor and pricer.
 
     Returns:
         The answer, the same one each time; None where no member is within the limits, or where
-        limits are in each other's way so that no member is near what is possible: then search.
+        limits are in each other's way so that no member is near what is possible, or one is on a
+        metric that the archive does not know: then search.
     """
     with one_thread():
         best = _best(problem, archive)
@@ -303,6 +304,8 @@ def _best(problem: Problem, archive: Archive) -> _Answer | None:
     inside = np.ones(len(archive), np.bool_)
     excess = np.zeros(len(archive))
     reachable = math.inf
+    if not {constraint.name for constraint in limits.constraints} <= archive.values.keys():
+        return None
     for constraint, limit in zip(limits.constraints, limits.limits, strict=True):
         column = archive.values[constraint.metric]
         alone = column <= limit

@@ -114,6 +114,13 @@ def test_limits_that_no_member_meets_are_left_to_a_search(posed: Problem, held: 
     assert look_up(replace(posed, constraints=(Constraint("latency_ms", 0.9 * low),)), held) is None
 
 
+def test_limits_on_what_an_archive_does_not_know_are_left_to_a_search(posed: Problem, held: Archive) -> None:
+    assert posed.latency is not None
+    others = replace(posed, devices={"other": posed.latency})
+    asked = replace(others, constraints=(Constraint("latency_ms", 1e9, device="other"),))
+    assert look_up(asked, held) is None
+
+
 def test_limits_in_each_others_way_are_left_to_a_search(small: Problem, known: Archive) -> None:
     """Members that few searches have found for the mixture must not pass for its best."""
     rng, searched, answered = np.random.default_rng(5), 0, 0
