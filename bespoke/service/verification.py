@@ -41,6 +41,7 @@ from bespoke.supernet.errors import (
     ConstraintInvalid,
     TaskFailed,
 )
+from bespoke.supernet.training.folders import class_names
 from bespoke.supernet.zoo import ZooEntry
 
 __all__ = ["data_folder", "require", "start", "verify_search"]
@@ -111,7 +112,7 @@ def data_folder(place: Workplace, entry: ZooEntry, splits: Sequence[str] = _ANY)
     for folder in (root, *sorted(one for one in root.iterdir() if one.is_dir())):
         for split in splits:
             inside = folder / split
-            if inside.is_dir() and {one.name for one in inside.iterdir() if one.is_dir()} == set(classes):
+            if inside.is_dir() and set(class_names(inside)) == set(classes):
                 return folder
     return None
 

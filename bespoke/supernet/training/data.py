@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +39,12 @@ CROP_SHARE = 0.875
 
 SIDE = 160
 """Of the squares that are kept, unless asked otherwise."""
+
+DECODER = 2
+"""Goes up when files are decoded to other pixels than before: what an older one kept is made again."""
+
+_LONGEST = 8
+"""Of an image's longer side to its shorter one, when it is scaled: more of it would be cropped anyway."""
 
 _LOOKED_AT = 64
 """Images whose pixels tell a set from another one."""
@@ -119,8 +126,9 @@ def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = No
         tiny, known, classes = read_cifar(cifar, split)
         return ImageSet(torch.from_numpy(tiny), torch.from_numpy(known), classes)
     listing = list_split(root, split)
-    listed = "\n".join(f"{p.relative_to(root)} {_size(p)}" for p in listing.paths)
-    digest = hashlib.sha256(f"{side}\n{listed}".encode(errors="surrogateescape")).hexdigest()[:16]
+    listed = "\n".join(f"{p.relative_to(root)} {_state(p)}" for p in listing.paths)
+    key = f"{DECODER}\n{side}\n{root.resolve()}\n{listed}"
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
     kept = cache / f"{split}-{side}-{digest}.npy" if cache else None
     if kept is None:
         images = np.empty((len(listing.paths), side, side, 3), np.uint8)
@@ -144,12 +152,13 @@ def _as_tensor(images_NHWC: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(images_NHWC)
 
 
-def _size(path: Path) -> int:
-    """Of a file in bytes; -1 where there is none, such as behind a dead link."""
+def _state(path: Path) -> str:
+    """Size and time of a file, other ones when it is replaced; of none, such as behind a dead link, -1."""
     try:
-        return path.stat().st_size
+        state = path.stat()
     except OSError:
-        return -1
+        return "-1"
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def side_for(resolutions: Sequence[int]) -> int:
@@ -214,15 +223,54 @@ def _decode(path: Path, square_HWC: NDArray[np.uint8]) -> bool:
         with Image.open(path) as file:
             # A JPEG of more than four times the size is decoded at a half, a quarter or an eighth.
             file.draft("RGB", (4 * side, 4 * side))
-            image = file.convert("RGB")
+            file.load()
+            image = _rgb(_upright(file))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
+    image = _centre(image, _LONGEST * min(image.size))
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     square_HWC[:] = np.asarray(image.crop((left, top, left + side, top + side)))
     return True
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; where they cannot be read, as it is."""
+    with suppress(Exception):  # Damaged EXIF data fail in many ways, and the pixels are there.
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB: 16-bit grey is scaled, what is transparent lies on white.
+
+    Raises:
+        ValueError: Its pixels have no largest value to scale by.
+    """
+    if image.mode.startswith("I"):  # Pillow before 11 opens 16-bit grey with 32 bits.
+        grey_HW = np.asarray(image)
+        if grey_HW.min() < 0 or grey_HW.max() > 65535:
+            raise ValueError("32-bit grey")
+        return Image.fromarray((grey_HW // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point grey")
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    opaque = Image.new("RGB", image.size, "white")
+    opaque.paste(image, mask=image)
+    return opaque
+
+
+def _centre(image: Image.Image, longest: int) -> Image.Image:
+    """The middle of an image of which a side is longer than that."""
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(length, longest) for length in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def normalised(x_NHWC: Tensor, device: torch.device | str = "cpu") -> Tensor:

@@ -1,9 +1,10 @@
 """Which images a folder holds, their classes, and which of them are for validation.
 
-Read are ``ROOT/train/<class>/<image>`` with ``ROOT/val/<class>/<image>`` beside it, and, where
-there is no validation folder, ``ROOT/train/<class>/<image>`` or ``ROOT/<class>/<image>`` alone: then
-every tenth image of each class is for validation, chosen by a hash of its name, so that the same
-folder is always split in the same way, on every machine.
+Read are ``ROOT/train/<class>/<image>`` or ``ROOT/<class>/<image>``, with ``ROOT/val/<class>/<image>``
+beside them. Where there is no validation folder every tenth image of each class is for validation,
+chosen by a hash of its name, so that the same folder is always split in the same way, on every machine.
+``train`` and ``val`` are splits where class folders stand in them, and names of classes like any other
+where they hold images.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from bespoke.supernet.errors import FileInvalid
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 TRAIN, VALIDATION = ("train",), ("val", "valid", "validation")
 VALIDATION_SHARE = 0.1
+
+_SPLITS = {*TRAIN, *VALIDATION, "test"}
+"""Where nothing else holds images, folders of these names are splits that lack their class folders."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,21 @@ def list_split(root: Path, split: str) -> Listing:
     if not root.is_dir():
         raise FileInvalid(root, "no such folder; expected ROOT/train/<class>/*.jpg or ROOT/<class>/*.jpg")
     training, validation = _found(root, TRAIN), _found(root, VALIDATION)
-    if split == "val" and training is None and validation is not None:
-        return _listed(validation, _classes(validation))
     folder = training or root
-    classes = _classes(folder)
+    classes = class_names(folder)
+    if training is None and not any(_images(root / name) for name in classes if name not in _SPLITS):
+        if split == "val" and validation is not None:
+            return _listed(validation, class_names(validation))
+        raise _no_image(root)
     if validation is not None:
         if split == "train":
             return _listed(folder, classes)
-        unknown = sorted(set(_classes(validation)) - set(classes))
+        unknown = sorted(set(class_names(validation)) - set(classes))
         if unknown:
-            raise FileInvalid(validation / unknown[0], f"a class that {folder} lacks; expected {classes}")
+            raise FileInvalid(
+                validation / unknown[0],
+                f"a class that {folder} lacks; expected {classes}: rename it, or add images to train on",
+            )
         return _listed(validation, classes)
     everything = _listed(folder, classes)
     held = _held_out(everything, folder)
@@ -68,24 +77,43 @@ def list_split(root: Path, split: str) -> Listing:
     return Listing(tuple(paths[i] for i in kept), tuple(labels[i] for i in kept), classes)
 
 
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Names of a folder's classes, sorted: its folders, without hidden ones and a validation split."""
+    return tuple(p.name for p in _folders(folder) if p.name not in VALIDATION or not _folders(p))
+
+
 def _found(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    """The first of these folders that is a split: a class of that name holds no folders."""
+    return next((root / name for name in names if (root / name).is_dir() and _folders(root / name)), None)
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+def _folders(folder: Path) -> list[Path]:
+    found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(found, key=lambda p: p.name)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
 
 
 def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
     paths, labels = [], []
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
-            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+            found = _images(folder / name)
             paths += found
             labels += [label] * len(found)
     if not paths:
-        raise FileInvalid(folder, f"no image in any class folder; read suffixes: {sorted(SUFFIXES)}")
+        raise _no_image(folder)
     return Listing(tuple(paths), tuple(labels), classes)
+
+
+def _no_image(folder: Path) -> FileInvalid:
+    return FileInvalid(
+        folder,
+        "no image in any class folder; expected ROOT/train/<class>/* or ROOT/<class>/*, "
+        f"read suffixes: {sorted(SUFFIXES)}",
+    )
 
 
 def _name(path: Path, folder: Path) -> bytes:

@@ -3,13 +3,17 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from bespoke.supernet.errors import FileInvalid, Unavailable
+from bespoke.supernet.training import data
 from bespoke.supernet.training.data import View, augmented, evaluation_pixels, read_split, training_batch
 
 
@@ -70,6 +74,108 @@ def test_the_cache_is_used_until_the_folder_changes(folder: Path, tmp_path: Path
     assert len(list(cache.glob("*.good.npy"))) == 1
     (folder / "train" / "cat" / "0.png").unlink()
     assert len(read_split(folder, "train", side=40, cache=cache)) == 5
+
+
+def test_files_of_the_same_names_and_sizes_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(root: str, grey: int, time: int) -> None:
+        target = tmp_path / root / "train" / "cat" / "0.bmp"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (grey,) * 3).save(target)
+        os.utime(target, (time, time))
+
+    def read(root: str) -> tuple[int, str]:
+        images = read_split(tmp_path / root, "train", side=40, cache=tmp_path / "cache")
+        return int(images.pixels().max()), images.digest
+
+    write("a", 10, time=1)
+    write("b", 20, time=1)
+    (first, digest), other = read("a"), read("b")
+    assert (first, other[0]) == (10, 20)
+    write("a", 30, time=2)
+    assert read("a")[0] == 30
+    write("a", 10, time=3)
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    assert read("a") == read("c") == (10, digest)  # a run goes on with the same images, wherever they are
+    files = len(list((tmp_path / "cache").iterdir()))
+    monkeypatch.setattr(data, "DECODER", 0)
+    assert read("a") == (10, digest)
+    assert len(list((tmp_path / "cache").iterdir())) == files + 2
+
+
+def decoded(image: Image.Image, tmp_path: Path, name: str = "0.png", side: int = 8, **options: Any) -> Tensor:
+    """The square that is kept of an image."""
+    target = tmp_path / "train" / "cat" / name
+    target.parent.mkdir(parents=True)
+    image.save(target, **options)
+    return read_split(tmp_path, "train", side=side).pixels()[0]
+
+
+def test_an_image_is_scaled_by_its_shorter_side_and_cropped(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (53, 97, 3), np.uint8))
+    scaled = image.resize((73, 40), Image.Resampling.BILINEAR).crop((16, 0, 56, 40))
+    assert np.array_equal(decoded(image, tmp_path, side=40), np.asarray(scaled))
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (2, 3000)])
+def test_a_thin_image_takes_little_memory(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize, seen = Image.Image.resize, list[tuple[int, int]]()
+
+    def watched(image: Image.Image, to: tuple[int, int], *options: Any) -> Image.Image:
+        seen.append(to)
+        return resize(image, to, *options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2 - 20, size[1] // 2 - 20, size[0] // 2 + 20, size[1] // 2 + 20))
+    assert decoded(image, tmp_path).unique(dim=0).tolist() == [[[0, 0, 255]] * 8]
+    assert max(*seen[0]) <= 10 * 8
+
+
+def test_grey_of_16_bits_keeps_its_shades(tmp_path: Path) -> None:
+    shades = np.repeat(np.array([[0, 257, 300 * 100, 65535]], np.uint16), 4, axis=0)
+    found = decoded(Image.fromarray(shades), tmp_path, side=4)
+    assert found[0].tolist() == [[shade] * 3 for shade in (0, 1, 116, 255)]
+
+
+def test_grey_without_a_largest_value_is_skipped(folder: Path) -> None:
+    for number, kind in enumerate((np.int32, np.float32)):
+        target = folder / "train" / "cat" / f"wide{number}.png"
+        Image.fromarray(np.full((50, 50), 70_000, kind)).save(target, "TIFF")
+    skipped = read_split(folder, "train", side=40).skipped
+    assert [Path(p).name for p in skipped] == ["wide0.png", "wide1.png"]
+
+
+def test_an_image_is_turned_as_its_camera_was(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 40), "black")
+    image.paste("white", (0, 0, 40, 20))  # Its upper half, which the camera's right was.
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    found = decoded(image, tmp_path, "0.jpg", exif=exif)
+    assert found[:, 4:].min() > 200 > 50 > found[:, :4].max()
+
+
+def test_damaged_exif_data_do_not_stop_the_reading(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 4\nthese are no digits\n")
+    found = decoded(Image.new("RGB", (40, 40), "red"), tmp_path, pnginfo=text)
+    assert found.unique(dim=0).tolist() == [[[255, 0, 0]] * 8]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (90, 90, 90, 0))
+    image.paste((90, 90, 90, 255), (0, 0, 4, 8))
+    options: dict[str, Any] = {}
+    if mode == "P":
+        image = Image.fromarray(np.array(image.getchannel("A")) // 255, "P")
+        image.putpalette([200, 10, 10, 90, 90, 90])
+        options["transparency"] = 0
+    found = decoded(image.convert(mode), tmp_path, **options)
+    assert found[0].tolist() == [[90] * 3] * 4 + [[255] * 3] * 4
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -61,3 +61,28 @@ def test_a_validation_class_without_training_images_is_an_error(tmp_path: Path) 
 def test_validation_images_alone_can_be_read(tmp_path: Path) -> None:
     fill(tmp_path / "val", {"cat": 2, "dog": 1})
     assert list_split(tmp_path, "val").labels == (0, 0, 1)
+
+
+def test_a_validation_split_beside_the_classes_is_no_class(tmp_path: Path) -> None:
+    fill(tmp_path, {"cat": 2, "dog": 2, "zebra": 2})
+    fill(tmp_path / "val", {"cat": 1, "zebra": 1})
+    training, validation = (list_split(tmp_path, split) for split in ("train", "val"))
+    assert training.classes == validation.classes == ("cat", "dog", "zebra")
+    assert (training.labels, validation.labels) == ((0, 0, 1, 1, 2, 2), (0, 2))
+    fill(tmp_path / "val", {"cow": 1})
+    with pytest.raises(FileInvalid, match=r"cow.*lacks.*cat.*rename"):
+        list_split(tmp_path, "val")
+
+
+@pytest.mark.parametrize("classes", [("bus", "car", "train"), ("invalid", "valid")])
+def test_a_class_may_be_called_like_a_split(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    fill(tmp_path, dict.fromkeys(classes, 10))
+    training, validation = (list_split(tmp_path, split) for split in ("train", "val"))
+    assert training.classes == validation.classes == classes
+    assert (len(training.paths), len(validation.paths)) == (9 * len(classes), len(classes))
+
+
+def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path: Path) -> None:
+    fill(tmp_path, {"train": 10, "val": 10, ".cache": 1})
+    with pytest.raises(FileInvalid, match=r"no image in any class folder; expected ROOT/train/<class>"):
+        list_split(tmp_path, "train")
