@@ -27,7 +27,9 @@ def zoo_collect(
     key: Key,
     subnets: Annotated[int, typer.Option(help="Subnets to measure.")] = 1000,
     shards: Annotated[int, typer.Option(help="Into how many jobs each round is cut.")] = 1,
-    seed: Annotated[int, typer.Option(help="The training's: it decides which images were held out.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Which subnets. Of an old card: the training's, for the images.")
+    ] = 0,
     unsure: Annotated[
         int, typer.Option(help="How many of the subnets to choose in rounds, for being unsure of them.")
     ] = 0,

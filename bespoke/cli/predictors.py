@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bespoke.cli.weights import zoo_app
+from bespoke.cli.weights import check_measuring, zoo_app
 from bespoke.cli.zoo import ZooFolder
 from bespoke.supernet.errors import InvalidInput, NotFound
 
@@ -30,23 +30,37 @@ def zoo_measure(
         int, typer.Option(help="How many of the subnets to choose in rounds, for being unsure of them.")
     ] = 0,
     views: Annotated[int, typer.Option(help="Crops of each image that are evaluated: 1 to 4.")] = 1,
-    side: Annotated[int, typer.Option(help="Side of the kept images in pixels, as in training.")] = 160,
+    side: Annotated[
+        int | None, typer.Option(help="Side of the kept images in pixels; as in training, else 160.")
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
-    seed: Annotated[int, typer.Option(help="The training's: it decides which images were held out.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Which subnets; the training's, else 0. Of an old card: which images, too."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Measure subnets on held-out training images; the same command with the same file goes on."""
-    from bespoke.predictors.card import hold_out, measure_subnets
+    from bespoke.predictors.card import held_out_of, measure_subnets
     from bespoke.predictors.dataset import Shard
-    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.data import SIDE, read_split
+    from bespoke.supernet.training.processes import device_of
     from bespoke.supernet.zoo import entry
 
     opened, own = entry(name, zoo_folder), Shard(*_shard(shard))
+    check_measuring(subnets, unsure, views, seed or 0)
+    if own.number >= subnets:
+        raise InvalidInput(
+            f"--shard: got {shard} of {subnets} subnets, which leaves none for this worker; expected as many "
+            "--subnets as workers, or more"
+        )
     if unsure and own.count > 1:
         raise InvalidInput("--unsure: rounds need all that was measured; choose them without --shard")
-    found = read_split(images, "train", side, cache)
-    _, held_out = hold_out(found, seed)
+    device_of(device)
+    side = int(opened.card.get("side", SIDE)) if side is None else side
+    seed = int(opened.card.get("seed", 0)) if seed is None else seed
+    held_out = held_out_of(opened, images, read_split(images, "train", side, cache), seed)
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
         shard=own if own.count > 1 else None, device=device, report=_progress,
@@ -62,11 +76,14 @@ def zoo_fit(
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Fit a supernet's accuracy predictor on measured subnets; a running service takes it up."""
-    from bespoke.predictors.card import fit_predictor, write_card
+    from bespoke.cli.plots import PLOTS, write_plots
+    from bespoke.predictors.card import fit_predictor, write_fit
     from bespoke.predictors.dataset import FEWEST_SUBNETS, merge_datasets
     from bespoke.predictors.fitting import LEARNERS
     from bespoke.supernet.zoo import entry
 
+    if seed < 0:
+        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
     if learner not in LEARNERS:
         raise NotFound("learner", learner, sorted(LEARNERS))
     opened = entry(name, zoo_folder)
@@ -74,7 +91,10 @@ def zoo_fit(
     if len(merged) < FEWEST_SUBNETS:
         raise InvalidInput(f"--dataset: got {len(merged)} subnets, expected {FEWEST_SUBNETS} at least")
     fields = fit_predictor(opened, merged, seed=seed, learner=LEARNERS[learner], report=_progress)
-    write_card(opened, fields)
+    drawn = (opened.folder / PLOTS).is_dir()
+    write_fit(opened, fields)
+    if drawn:
+        write_plots(entry(name, zoo_folder), opened.folder / PLOTS, _progress)
     print(json.dumps(fields, indent=2))
 
 

@@ -13,11 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from bespoke.cli.asking import read_sides
+from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.whole_files import write_file
 from bespoke.supernet.zoo import ZooEntry
 
 DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
+FEWEST_DRAWN = 3
+"""Subnets that follow from the seed alone: a third of them judges the predictor."""
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
 
@@ -80,36 +83,56 @@ def train(
     import torch
 
     from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
-    from bespoke.predictors.card import hold_out
-    from bespoke.predictors.dataset import FEWEST_SUBNETS
+    from bespoke.predictors.card import hold_out, image_fields, training_seed
+    from bespoke.predictors.dataset import FEWEST_SUBNETS, drawn
     from bespoke.supernet import zoo
     from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
+    from bespoke.supernet.statistics import check_covered
+    from bespoke.supernet.training.collection import table_architectures
     from bespoke.supernet.training.data import read_splits
     from bespoke.supernet.training.fine_tuning import like, start_from
+    from bespoke.supernet.training.loop import check_batch
     from bespoke.supernet.training.loop import train as run_phases
-    from bespoke.supernet.training.phase import scaled, with_epochs
+    from bespoke.supernet.training.phase import Phase, scaled, with_epochs
     from bespoke.supernet.training.processes import join, leave
     from bespoke.supernet.training.recipes import recipe as recipe_phases
+    from bespoke.supernet.zoo.writing import check_target
 
+    # All that can be refused is refused here, and not when the images are read or the hours are spent.
     for option, number in (("batch", batch), ("random", random), ("statistics", statistics)):
         if number < 1:
             raise InvalidInput(f"--{option}: got {number}, expected 1 or more")
     if subnets < FEWEST_SUBNETS:
         raise InvalidInput(f"--subnets: got {subnets}, expected {FEWEST_SUBNETS} at least to fit a predictor")
+    check_measuring(subnets, unsure, views, seed)
+    check_target(out)
     started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
     sides, lengths = _sides(resolutions, space, started), _numbers(epochs) if epochs else None
+
+    def chosen_of(classes: int) -> SearchSpace:
+        if started and space in (None, started.space.name):
+            return like(started.space, sides, classes)
+        return make_space(space or DEFAULT_SPACE, sides, classes)
+
+    def phases_of(chosen: SearchSpace) -> list[Phase]:
+        phases = recipe_phases(recipe, chosen)
+        return scaled(with_epochs(phases, lengths) if lengths else phases, scale, rate)
+
+    any_classes = chosen_of(classes=2)
+    phases_of(any_classes)
+    drawn(any_classes, subnets - unsure, seed)
+    check_covered(any_classes, table_architectures(any_classes, statistics, seed))
     group, own_device = join(device)
+    check_batch(batch, group)
     report = _progress if group.leads else _silent
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
     _tell_skipped((*images.skipped, *validation.skipped), run, report)
-    training, held_out = hold_out(images, seed)
-    if started and space in (None, started.space.name):
-        chosen = like(started.space, sides, len(images.classes))
-    else:
-        chosen = make_space(space or DEFAULT_SPACE, sides, len(images.classes))
-    phases = recipe_phases(recipe, chosen)
-    phases = scaled(with_epochs(phases, lengths) if lengths else phases, scale, rate)
+    held_by = training_seed(started, data, images, seed)
+    training, held_out = hold_out(images, held_by)
+    seen = image_fields(data, images, held_out, held_by)  # before hours in which files may come and go
+    chosen = chosen_of(len(images.classes))
+    phases = phases_of(chosen)
     torch.manual_seed(seed)
     network = ChainSupernet(chosen)
     if started:
@@ -132,6 +155,8 @@ def train(
     command += [*(["--epochs", epochs] if epochs else []), "--rate", f"{rate:g}", "--batch", str(batch)]
     command += ["--side", str(side), "--statistics", str(statistics), "--subnets", str(subnets)]
     command += ["--unsure", str(unsure), "--views", str(views), "--random", str(random), "--seed", str(seed)]
+    command += [] if bf16 is None else ["--bf16" if bf16 else "--no-bf16"]
+    command += [*(["--device", device] if device != "cpu" else []), *([] if gap else ["--no-gap"])]
     command += [*(["--start", start] if start else []), "--out", out.name]
     epochs_before = float(started.card.get("epochs", 0)) if started else 0.0
     fields: dict[str, Any] = {
@@ -142,6 +167,7 @@ def train(
         "phases": {phase.name: round(phase.epochs, 2) for phase in phases},
         "resolutions": list(sides),
         "command": shlex.join(command),
+        **seen,
     }
     fields |= predictor_fields(
         entry, held_out, run, subnets=subnets, unsure=unsure, views=views, seed=seed, device=own_device,
@@ -226,6 +252,27 @@ def zoo_show(
         if field.endswith("_points"):
             value = f"{len(value)} subnets (--json tells them, --plots draws them)"
         print(f"{field:38} {value if isinstance(value, str | int | float) else json.dumps(value)}")
+
+
+def check_measuring(subnets: int, unsure: int, views: int, seed: int) -> None:
+    """Refuse options with which no subnets can be measured.
+
+    Raises:
+        InvalidInput: One of them is out of range, or they do not go together.
+    """
+    from bespoke.supernet.training.evaluation import VIEWS
+
+    if subnets < 1:
+        raise InvalidInput(f"--subnets: got {subnets}, expected 1 or more")
+    if unsure and not 0 < unsure <= subnets - FEWEST_DRAWN:
+        raise InvalidInput(
+            f"--unsure: got {unsure} of {subnets} subnets, expected 0 to {max(0, subnets - FEWEST_DRAWN)}: "
+            f"{FEWEST_DRAWN} at least have to follow from the seed alone"
+        )
+    if not 1 <= views <= len(VIEWS):
+        raise InvalidInput(f"--views: got {views}, expected 1 to {len(VIEWS)}")
+    if seed < 0:
+        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
 
 
 def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None) -> tuple[int, ...]:

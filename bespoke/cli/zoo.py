@@ -53,6 +53,7 @@ def zoo_import(
 ) -> None:
     """Bring a published Once-for-All network into a zoo folder of yours."""
     from bespoke.predictors.accuracy import MlpPredictor, read_predictor
+    from bespoke.predictors.gaussian import GaussianPredictor
     from bespoke.supernet.official_checkpoints import constant_table, read_specialised, read_supernet
     from bespoke.supernet.official_configs import read_config
     from bespoke.supernet.spaces import RESOLUTIONS, FixedNetwork
@@ -79,7 +80,7 @@ def zoo_import(
     table = constant_table(space, official.statistics) if isinstance(space, FixedNetwork) else None
     card = _card(source, found.weights, space.classes, specialised=table is not None)
     entry = write_entry(zoo_folder, name or space.name, official.network, table, card)
-    if isinstance(predicts, MlpPredictor):
+    if isinstance(predicts, MlpPredictor | GaussianPredictor):
         predicts.save(entry.folder / "predictor.json")
     files.remove()
     told = {"name": entry.name, "folder": str(entry.folder), "digest": entry.digest, "card": entry.card}
@@ -107,16 +108,22 @@ def zoo_calibrate(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Make a supernet's BN statistics table on your images, so that subnets need none."""
+    from bespoke.predictors.card import write_calibration
     from bespoke.supernet.checkpoints import save_statistics
     from bespoke.supernet.subnet import load_network
     from bespoke.supernet.training.collection import collect_table
     from bespoke.supernet.training.data import read_split, side_for
+    from bespoke.supernet.training.processes import device_of
     from bespoke.supernet.zoo import STATISTICS, entry
 
+    if seed < 0:
+        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
+    device_of(device)
     opened = entry(name, zoo_folder)
+    found = read_split(images, "train", side_for(opened.space.dimensions[-1].choices), cache)
     table = collect_table(
         load_network(opened),
-        read_split(images, "train", side_for(opened.space.dimensions[-1].choices), cache),
+        found,
         architectures=architectures,
         batch=batch,
         seed=seed,
@@ -125,6 +132,7 @@ def zoo_calibrate(
     )
     with replacing(opened.folder / STATISTICS) as temporary:
         save_statistics(table, temporary)
+    write_calibration(opened, f"a table, made of {architectures} random subnets on {len(found)} images")
     print(f"{opened.folder / STATISTICS}")
 
 

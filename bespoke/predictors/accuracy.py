@@ -1,7 +1,8 @@
 """What accuracy an architecture will have, without training or running it.
 
-A predictor is a small MLP on a one-hot encoding of the choices. Inference is numpy in float32:
-a population is one array, and a prediction is three matrix products.
+A predictor tells a top-1 from a one-hot encoding of the choices: a Gaussian process does
+(``gaussian.py``, what is fitted unless asked otherwise), or a small MLP, which is here. The MLP's inference
+is numpy in float32: a population is one array, and a prediction is three matrix products.
 
 Source: Cai et al., Once-for-All (ICLR 2020), section 3.4: a three-layer MLP on one-hot features.
 

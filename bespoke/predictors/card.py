@@ -5,6 +5,7 @@ Everything resumes: each measurement is appended to a file, and the rest is quic
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from bespoke.predictors.dataset import (
     Shard,
     collect,
     measured,
+    read_dataset,
     set_aside,
     write_dataset,
 )
@@ -36,9 +38,10 @@ from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Architecture, Genomes, encode
 from bespoke.supernet.cost import CostTable
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
+from bespoke.supernet.training.cifar import cifar_folder
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import (
     LabelledImages,
@@ -46,6 +49,7 @@ from bespoke.supernet.training.evaluation import (
     subnet_score,
     subnet_top1,
 )
+from bespoke.supernet.training.folders import list_split
 from bespoke.supernet.whole_files import write_file
 
 RANDOM_SUBNETS, RANDOM_SEED = 50, 2026
@@ -53,6 +57,13 @@ FEWEST_IMAGES = 5
 """Training images of which one can be held out."""
 FEWEST_TO_SELECT = 50
 """Subnets in which searches are simulated."""
+OF_STATISTICS = (
+    "top1_largest", "top1_smallest", "top1_mean_random", "top1_worst_random", "top1_mean_recalibrated",
+    "bn_table_gap", "random_subnets", "validation_images", "random_points", "front_points",
+)  # fmt: skip
+"""Fields of a card that hold for one table of BN statistics."""
+FRONT_DRAWN, EFFECTS_DRAWN = Path("plots", "top1_macs.png"), Path("plots", "effects.png")
+"""A card's pictures, in the entry's folder."""
 
 Report = Callable[[str], None]
 
@@ -84,8 +95,17 @@ def measure_subnets(
         shard: Which subnets are this worker's; all unless given.
         device: Where the subnets run.
         report: Gets a line of progress now and then.
+
+    Raises:
+        FileInvalid: The file holds something else, or what was measured of another supernet, or on
+            another number of images.
     """
     images = LabelledImages(held_out, views=views)
+    if _of_others(read_dataset(dataset, entry.space), entry):
+        raise FileInvalid(
+            dataset,
+            f"holds subnets of a supernet other than {entry.name!r} as it is now: measure into another file",
+        )
     score = top1_measure(entry, images, device=device)
     began, done = time.monotonic(), 0
 
@@ -120,6 +140,84 @@ def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     return training.split(min(HELD_OUT, len(training) // 5), seed)
 
 
+def held_out_of(entry: zoo.ZooEntry, root: Path, training: ImageSet, seed: int) -> ImageSet:
+    """The training images that a supernet never saw.
+
+    Args:
+        entry: A zoo entry.
+        root: The image folder.
+        training: All its training images.
+        seed: The training's, where the card tells none: nothing is checked then.
+
+    Raises:
+        FileInvalid: By the card, other images were held out.
+        InvalidInput: There are too few to part.
+    """
+    told = entry.card.get("held_out")
+    _, held_out = hold_out(training, seed if told is None else int(entry.card.get("seed", seed)))
+    if told is not None and _which(root, held_out) != told:
+        raise FileInvalid(
+            root,
+            f"not the training images of supernet {entry.name!r}: what would be held out of these "
+            f"{len(training)} is not what was held out from its training, so that it would be measured on "
+            "images that it has seen; expected the folder that it was trained on, or a copy",
+        )
+    return held_out
+
+
+def training_seed(started: zoo.ZooEntry | None, root: Path, training: ImageSet, seed: int) -> int:
+    """By which seed a training holds images out.
+
+    Args:
+        started: The supernet that it starts from: of the same images, those that it never saw are held
+            out again, by its own seed.
+        root: The image folder.
+        training: All its training images.
+        seed: What was asked for.
+
+    Raises:
+        FileInvalid: The images are the same, and others would be held out now.
+    """
+    if started is None or "held_out" not in started.card:
+        return seed
+    if started.card.get("images_digest") != _which(root, training):
+        return seed
+    held_out_of(started, root, training, seed)
+    return int(started.card.get("seed", seed))
+
+
+def image_fields(root: Path, training: ImageSet, held_out: ImageSet, seed: int) -> dict[str, Any]:
+    """The card's fields on which images a supernet was trained on.
+
+    Args:
+        root: The image folder.
+        training: All its training images.
+        held_out: Those that the supernet never saw.
+        seed: By which they were held out.
+    """
+    return {
+        "side": training.side,
+        "seed": seed,
+        "held_out": _which(root, held_out),
+        "images_digest": _which(root, training),
+    }
+
+
+def _which(root: Path, images: ImageSet) -> str:
+    """A digest of which training images of a folder these are; a copy of the folder has the same.
+
+    Of the files' names in their classes' folders, or of CIFAR's indices; not of pixels.
+    """
+    rows = range(len(images)) if images.rows_N is None else images.rows_N.tolist()
+    if cifar_folder(root) is None:
+        paths = list_split(root, "train").paths
+        names = [f"{paths[row].parent.name}/{paths[row].name}" for row in rows]
+    else:
+        labels = images.labels_N.tolist()
+        names = [f"{images.classes[label]}/{row}" for label, row in zip(labels, rows, strict=True)]
+    return hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()
+
+
 def top1_measure(
     entry: zoo.ZooEntry, images: LabelledImages, *, threads: int = 2, device: torch.device | str = "cpu"
 ) -> Callable[[Architecture], Measurement]:
@@ -135,7 +233,7 @@ def top1_measure(
 
     def measure(architecture: Architecture) -> Measurement:
         score = subnet_score(network, architecture, table, images, threads, device)
-        return Measurement(score.top1, round(score.smooth, 6))
+        return Measurement(score.top1, round(score.smooth, 6), entry.digest)
 
     return measure
 
@@ -163,7 +261,15 @@ def fit_predictor(
 
     Returns:
         The card's fields on the predictor.
+
+    Raises:
+        InvalidInput: The data set holds subnets of another supernet.
     """
+    if others := _of_others(dataset, entry):
+        raise InvalidInput(
+            f"data set: got {others} subnets of a supernet other than {entry.name!r} as it is now, expected "
+            "none: measure its own into another file"
+        )
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
     aside, targets = set_aside(dataset.rounds.count(0)), dataset.targets()
     unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], targets[aside:])
@@ -171,7 +277,8 @@ def fit_predictor(
     judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
     bias = _selection_bias(entry, genomes, targets, top1, seed, learner)
     saved = learner(entry.space, genomes, targets, seed)
-    saved = replace(saved, half_width=judged.half_width, selection_bias=bias, card=judged.card)
+    card = {**judged.card, "fitted_on": len(top1)}
+    saved = replace(saved, half_width=judged.half_width, selection_bias=bias, card=card)
     saved.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
     predicted = judged.top1(unseen[0])
@@ -217,8 +324,7 @@ def measure_accuracy(
     """
     network, table = load_supernet(entry)
     images = LabelledImages(validation)
-    rng = np.random.default_rng(RANDOM_SEED)
-    drawn = [random_architecture(entry.space, rng) for _ in range(subnets)]
+    drawn = _random_subnets(entry, subnets)
     ends = [largest(entry.space), smallest(entry.space)]
 
     def by_table(architecture: Architecture) -> float:
@@ -231,11 +337,13 @@ def measure_accuracy(
         own = calibrated_statistics(network, architecture, training)
         return _reported(report, subnet_top1(network, architecture, own, images, device=device), architecture)
 
-    def taken(chosen: Sequence[Architecture], measure: Measure, kind: str) -> NDArray[np.float64]:
-        path = folder / f"{kind}-{entry.digest[:12]}-{len(images)}.jsonl"
+    def taken(chosen: Sequence[Architecture], measure: Measure, *on: ImageSet) -> NDArray[np.float64]:
+        digests = [digest[:12] for digest in (entry.digest, *(one.digest for one in on))]
+        kind = "validation" if measure is by_table else "recalibrated"
+        path = folder / f"{kind}-{'-'.join(digests)}.jsonl"
         return np.array(measured(entry.space, chosen, measure, path, images=len(images)).top1)
 
-    top1_ends, top1 = taken(ends, by_table, "validation"), taken(drawn, by_table, "validation")
+    top1_ends, top1 = taken(ends, by_table, validation), taken(drawn, by_table, validation)
     card: dict[str, Any] = {
         "top1_largest": round(float(top1_ends[0]), 4),
         "top1_smallest": round(float(top1_ends[1]), 4),
@@ -246,9 +354,9 @@ def measure_accuracy(
         "random_points": _points(entry, drawn, top1),
     }
     if searched:
-        card["front_points"] = _points(entry, searched, taken(searched, by_table, "validation"))
+        card["front_points"] = _points(entry, searched, taken(searched, by_table, validation))
     if training:
-        gaps = (own := taken(drawn, recalibrated, "recalibrated")) - top1
+        gaps = (own := taken(drawn, recalibrated, validation, training)) - top1
         card["bn_table_gap"] = {"mean": round(float(gaps.mean()), 4), "worst": round(float(gaps.max()), 4)}
         card["top1_mean_recalibrated"] = round(float(np.mean(own)), 4)
     return card
@@ -256,9 +364,62 @@ def measure_accuracy(
 
 def write_card(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Merge fields into an entry's card; returns the whole card."""
+    return _written(entry, {**entry.card, **fields})
+
+
+def write_fit(entry: zoo.ZooEntry, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a new predictor's fields into an entry's card; returns the whole card.
+
+    What the predictor before it said goes: random subnets are predicted again, and what it found in
+    searches and the pictures are dropped.
+
+    Args:
+        entry: An entry with the new predictor.
+        fields: What ``fit_predictor`` gave.
+    """
     card = {**entry.card, **fields}
+    card.pop("front_points", None)
+    if points := card.get("random_points"):
+        drawn = _random_subnets(entry, len(points))
+        again = _points(entry, drawn, np.array([point["top1"] for point in points]))
+        same = all(p["macs"] == a["macs"] for p, a in zip(points, again, strict=True))
+        bare = [{k: v for k, v in point.items() if k != "top1_predicted"} for point in points]
+        card["random_points"] = again if same else bare
+    _drop(entry, FRONT_DRAWN, EFFECTS_DRAWN)
+    return _written(entry, card)
+
+
+def write_calibration(entry: zoo.ZooEntry, statistics: str) -> dict[str, Any]:
+    """Tell of new BN statistics on an entry's card, without what held for others; returns the whole card.
+
+    Args:
+        entry: The entry.
+        statistics: What its table was made of.
+    """
+    card = {name: value for name, value in entry.card.items() if name not in OF_STATISTICS}
+    _drop(entry, FRONT_DRAWN)
+    return _written(entry, {**card, "bn_statistics": statistics})
+
+
+def _written(entry: zoo.ZooEntry, card: dict[str, Any]) -> dict[str, Any]:
     write_file(entry.folder / "card.json", json.dumps(card, indent=2) + "\n")
     return card
+
+
+def _drop(entry: zoo.ZooEntry, *pictures: Path) -> None:
+    for picture in pictures:
+        (entry.folder / picture).unlink(missing_ok=True)
+
+
+def _of_others(dataset: AccuracyDataset, entry: zoo.ZooEntry) -> int:
+    """How many subnets of a data set were measured of another supernet."""
+    return sum(digest not in ("", entry.digest) for digest in dataset.supernets)
+
+
+def _random_subnets(entry: zoo.ZooEntry, count: int) -> list[Architecture]:
+    """The random subnets whose top-1 a card tells."""
+    rng = np.random.default_rng(RANDOM_SEED)
+    return [random_architecture(entry.space, rng) for _ in range(count)]
 
 
 def _selection_bias(

@@ -41,10 +41,12 @@ class Measurement:
     Attributes:
         top1: In [0, 1].
         smooth: Top-1 with soft edges (``training/evaluation.py``), if it was measured.
+        supernet: Digest of the zoo entry that it was measured of; empty where nobody said.
     """
 
     top1: float
     smooth: float | None = None
+    supernet: str = ""
 
 
 Measure = Callable[[Architecture], float | Measurement]
@@ -61,6 +63,7 @@ class AccuracyDataset:
         images: On how many images each was measured, every view of one counted; 0 where nobody said.
         rounds: The round that chose each: 0 for those that follow from the seed.
         smooth: Top-1 with soft edges of each; None where it was not measured.
+        supernets: Digest of the zoo entry that each was measured of; empty where nobody said.
     """
 
     architectures: tuple[Architecture, ...]
@@ -68,9 +71,11 @@ class AccuracyDataset:
     images: tuple[int, ...]
     rounds: tuple[int, ...]
     smooth: tuple[float | None, ...] = ()
+    supernets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "smooth", self.smooth or (None,) * len(self.top1))
+        object.__setattr__(self, "supernets", self.supernets or ("",) * len(self.top1))
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -117,17 +122,20 @@ def read_dataset(path: Path, space: SearchSpace) -> AccuracyDataset:
     A last line without its line end was cut off by a crash, and is left out.
 
     Raises:
-        FileInvalid: A line is no measurement of an architecture of this space.
+        FileInvalid: It is no text, or a line is no measurement of an architecture of this space.
     """
     rows: dict[Architecture, _Row] = {}
-    text = path.read_text() if path.exists() else ""
+    try:
+        text = path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileInvalid(path, f"cannot be read ({error}); expected the JSON lines of a data set") from error
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             row = json.loads(line)
             architecture = read_architecture(space, row["architecture"])
             smooth = float(row["smooth"]) if "smooth" in row else None
             numbers = float(row["top1"]), int(row.get("images", 0)), int(row.get("round", 0))
-            found = _Row(architecture, *numbers, smooth)
+            found = _Row(architecture, *numbers, smooth, str(row.get("supernet", "")))
         except (ValueError, KeyError, TypeError, AttributeError, ArchitectureInvalid) as error:
             raise FileInvalid(path, f"line {number}: {error}") from error
         if not 0 <= found.top1 <= 1:
@@ -248,10 +256,17 @@ def measured(
         The chosen architectures, in their order.
 
     Raises:
-        FileInvalid: The file holds something else.
+        FileInvalid: The file holds something else, or what was measured on another number of images.
         InvalidInput: ``measure`` gave no share.
     """
     known = {row.architecture: row for row in _rows(read_dataset(path, space))}
+    others = {row.images for row in known.values() if row.images} - {images}
+    if images and others:
+        raise FileInvalid(
+            path,
+            f"holds subnets measured on {min(others)} images, and here are {images}: measure on those, or "
+            "into another file",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     _cut_torn_line(path)
     for architecture in chosen:
@@ -262,7 +277,9 @@ def measured(
                 raise InvalidInput(
                     f"measured top1 {found.top1} of {architecture.id}, expected a share from 0 to 1"
                 )
-            known[architecture] = _Row(architecture, found.top1, images, number, found.smooth)
+            known[architecture] = _Row(
+                architecture, found.top1, images, number, found.smooth, found.supernet
+            )  # fmt: skip
             with path.open("a") as file:
                 file.write(_line(known[architecture]))
     return _dataset([known[architecture] for architecture in chosen])
@@ -275,11 +292,12 @@ class _Row:
     images: int
     round: int
     smooth: float | None
+    supernet: str
 
 
 def _rows(dataset: AccuracyDataset) -> list[_Row]:
-    fields = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds, dataset.smooth)
-    return [_Row(*row) for row in zip(*fields, strict=True)]
+    of_each = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds, dataset.smooth)
+    return [_Row(*row) for row in zip(*of_each, dataset.supernets, strict=True)]
 
 
 def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
@@ -289,6 +307,7 @@ def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
         tuple(row.images for row in rows),
         tuple(row.round for row in rows),
         tuple(row.smooth for row in rows),
+        tuple(row.supernet for row in rows),
     )
 
 
@@ -296,6 +315,7 @@ def _line(row: _Row) -> str:
     told: dict[str, Any] = {"architecture": row.architecture.to_json(), "top1": row.top1}
     told |= {"images": row.images} | ({"round": row.round} if row.round else {})
     told |= {"smooth": row.smooth} if row.smooth is not None else {}
+    told |= {"supernet": row.supernet} if row.supernet else {}
     return json.dumps(told, separators=(",", ":")) + "\n"
 
 

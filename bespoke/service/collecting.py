@@ -44,7 +44,7 @@ def draw_round(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     """Measure what is left of a shard, and keep each subnet as soon as it is measured."""
-    from bespoke.predictors.card import hold_out, top1_measure
+    from bespoke.predictors.card import held_out_of, top1_measure
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.evaluation import LabelledImages
 
@@ -59,8 +59,9 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     folder = images_folder(place, entry)
     if folder is None:
         raise BespokeError(f"the training images of supernet {entry.name!r} are gone: look at BESPOKE_DATA")
-    training = read_split(folder, "train", request["side"], place.settings.var / "images")
-    _, held_out = hold_out(training, request["seed"])
+    side = int(entry.card.get("side", request["side"]))
+    training = read_split(folder, "train", side, place.settings.var / "images")
+    held_out = held_out_of(entry, folder, training, request["seed"])
     if not len(held_out):
         raise FileInvalid(folder, f"got {len(training)} training images, expected 5 or more to hold out of")
     images = LabelledImages(held_out, views=request["views"])
@@ -80,12 +81,12 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
 
 def fit_dataset(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     """Fit the supernet's predictor on a data set and put it into the zoo, whence it is served."""
-    from bespoke.predictors.card import fit_predictor, write_card
+    from bespoke.predictors.card import fit_predictor, write_fit
 
     dataset = place.store.dataset(arguments["dataset_id"])
     entry, measured = supernet_of(place, dataset), measured_so_far(place, dataset)
     fields = fit_predictor(entry, measured, seed=dataset.request["seed"], report=logger.info)
-    write_card(entry, fields)
+    write_fit(entry, fields)
     result = {"predictor_revision": place.catalogue.predictor(entry.name).revision, **fields}
     place.store.finish_dataset(dataset.id, result)
     return result

@@ -163,7 +163,7 @@ def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
     from bespoke.service.verification import data_folder
     from bespoke.supernet.subnet import load_supernet
-    from bespoke.supernet.training.data import read_split
+    from bespoke.supernet.training.data import SIDE, read_split
     from bespoke.supernet.training.evaluation import LabelledImages, subnet_top1
 
     rows = [place.store.subnet(subnet_id) for subnet_id in arguments["subnet_ids"]]
@@ -172,7 +172,7 @@ def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     if folder is None:
         raise BespokeError(f"the data set of supernet {entry.name!r} is gone: look at BESPOKE_DATA")
     network, statistics = load_supernet(entry)
-    every = read_split(folder, "val")
+    every = read_split(folder, "val", int(entry.card.get("side", SIDE)))
     # A random part of a large set: to tell the last few apart, 2,000 images are enough.
     some = np.sort(np.random.default_rng(0).permutation(len(every))[:MOST_IMAGES])
     images = LabelledImages(every.subset(some))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bespoke.cli import app
 from bespoke.predictors import read_predictor
 from bespoke.search import Constraint, Problem, search
 from bespoke.supernet import zoo
-from bespoke.supernet.errors import BespokeError, InvalidInput
+from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput
 from bespoke.supernet.zoo.writing import write_entry
 from tests.supernet.training.tiny import fresh
 
@@ -76,6 +77,8 @@ def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, P
     assert entry.card["epochs"] == pytest.approx(3 + 0.0005 * 605, abs=0.01)
     assert len(entry.card["front_points"]) > 1
     assert "--recipe progressive_shrinking --resolutions 32 --scale 0.0005" in entry.card["command"]
+    assert "--seed 0 --no-gap --start narrow" in entry.card["command"]
+    assert (entry.card["side"], entry.card["seed"]) == (36, 0)
     predictor = read_predictor(entry.folder, entry.space)
     assert search(Problem(entry.space, predictor, (Constraint("macs", 1e6),))).best.metrics["macs"] <= 1e6
     assert (run / "log.csv").read_text().count("\n") == 7
@@ -113,8 +116,6 @@ def test_two_workers_measure_and_a_predictor_is_fitted_on_both_files(
             32,
             "--shard",
             f"{number}/2",
-            "--side",
-            36,
             "--cache",
             tmp_path,
             "--zoo",
@@ -127,6 +128,13 @@ def test_two_workers_measure_and_a_predictor_is_fitted_on_both_files(
     entry = zoo.entry("mine", root)
     assert entry.card["predictor_subnets"] == fields["predictor_subnets"] == 22
     assert read_predictor(entry.folder, entry.space).revision != before
+    assert "front_points" not in entry.card
+    assert json.loads(files[0].read_text().splitlines()[0])["supernet"] == entry.digest
+    fewer = Path(shutil.copytree(photos, tmp_path / "fewer"))
+    (fewer / "red" / "3.png").unlink()
+    few = ("--subnets", 32, "--cache", tmp_path, "--zoo", root)
+    with pytest.raises(FileInvalid, match="not the training images of supernet 'mine'"):
+        bespoke("zoo", "measure", "mine", "--images", fewer, "--dataset", tmp_path / "new.jsonl", *few)
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
@@ -149,3 +157,56 @@ def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
     with pytest.raises(InvalidInput, match=f"--{option}: got '{given}'"):
         bespoke("train", "--data", images, "--out", tmp_path / "mine", "--run", run, f"--{option}", given)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--views", 5), "--views: got 5, expected 1 to 4"),
+        (("--unsure", 30, "--subnets", 30), "--unsure: got 30 of 30 subnets, expected 0 to 27"),
+        (("--unsure", 28, "--subnets", 30), "--unsure: got 28 of 30"),
+        (("--subnets", 29), "--subnets: got 29, expected 30"),
+        (("--statistics", 20), "20 architectures do not cover"),
+        (("--recipe", "other"), "no recipe named 'other'"),
+        (("--space", "other"), "no space named 'other'"),
+        (("--epochs", "1,2"), "expected 3 numbers"),
+        (("--resolutions", "128,96"), "resolutions"),
+        (("--seed", -1), "--seed: got -1"),
+        (("--start", "narrow", "--statistics", 130, "--device", "gpu"), "got 'gpu', expected cpu or cuda"),
+        (("--start", "narrow", "--statistics", 130, "--batch", 1), "got batches of 1 images"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_any_image_is_read(
+    begun: tuple[str, ...], tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    images, run = tmp_path / "nothing here", tmp_path / "run"
+    with pytest.raises(BespokeError, match=told):
+        bespoke("train", "--data", images, "--out", tmp_path / "mine", "--run", run, *begun[2:], *options)
+    assert not run.exists()
+
+
+def test_a_place_where_no_entry_can_come_is_told_before_any_image_is_read(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("...")
+    for out, told in ((tmp_path / "thesis", "no zoo entry"), (tmp_path / "thesis" / "chapter.txt", "a file")):
+        with pytest.raises(InvalidInput, match=told):
+            bespoke("train", "--data", tmp_path / "nothing here", "--out", out, "--run", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--shard", "3/4", "--subnets", 2), "none for this worker"),
+        (("--subnets", 0), "--subnets: got 0"),
+        (("--views", 0), "--views: got 0"),
+        (("--unsure", 999), "--unsure: got 999 of 1000"),
+        (("--seed", -1), "--seed: got -1"),
+        (("--device", "gpu"), "got 'gpu'"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_any_image_is_read(
+    random_zoo: Path, tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    files = ("--images", tmp_path / "nothing here", "--dataset", tmp_path / "set.jsonl", "--zoo", random_zoo)
+    with pytest.raises(InvalidInput, match=told):
+        bespoke("zoo", "measure", "tiny", *files, *options)

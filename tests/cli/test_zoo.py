@@ -18,9 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bespoke.cli import app
+from bespoke.predictors import read_predictor
+from bespoke.predictors.fitting import fit
 from bespoke.supernet import zoo
+from bespoke.supernet.architecture import encode
 from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, StatisticsMissing
-from bespoke.supernet.genomes import largest, smallest
+from bespoke.supernet.genomes import largest, smallest, stratified
 from bespoke.supernet.networks.chain import ChainSupernet, norm_sites
 from bespoke.supernet.official_names import official_names
 from bespoke.supernet.spaces import space
@@ -131,10 +134,15 @@ def test_a_specialised_network_needs_no_images_and_can_be_calibrated(
     assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()
 
     before = (opened.folder / "statistics.safetensors").read_bytes()
+    card = opened.card | {"top1_largest": 0.8, "random_points": []}
+    (opened.folder / "card.json").write_text(json.dumps(card))
     few = ["--architectures", 6, "--batch", 3]
     bespoke("zoo", "calibrate", opened.name, "--zoo", root, "--images", images, *few)
     assert (opened.folder / "statistics.safetensors").read_bytes() != before
-    assert zoo.entry(opened.name, root).digest != opened.digest
+    calibrated = zoo.entry(opened.name, root)
+    assert calibrated.digest != opened.digest
+    made = "a table, made of 6 random subnets on 4 images"
+    assert calibrated.card == opened.card | {"bn_statistics": made}  # without top-1 by other statistics
 
 
 def test_the_same_weights_come_from_a_file_and_its_digest_is_checked(published: Path, tmp_path: Path) -> None:
@@ -149,6 +157,13 @@ def test_the_same_weights_come_from_a_file_and_its_digest_is_checked(published: 
     state = torch.load(file, weights_only=True)["state_dict"]
     stem = network.get_parameter("slots.first_conv.weight")
     assert torch.equal(stem, state["first_conv.conv.weight"])
+    made = zoo.entry("mine", root).space
+    chosen = stratified(made, 30, 0)
+    own = fit(made, encode(made, chosen), np.linspace(0.5, 0.6, 30))
+    own.save(tmp_path / "predictor.json")
+    predictor = ("--predictor", tmp_path / "predictor.json", "--name", "ours")
+    bespoke("zoo", "import", file, "--zoo", root, *predictor)  # of another kind than the published ones
+    assert read_predictor(root / "ours", made).revision == own.revision
     with pytest.raises(InvalidInput, match="exists already"):
         bespoke("zoo", "import", file, "--zoo", root, "--name", "mine")
     with pytest.raises(InvalidInput, match="expected at most 100 letters"):

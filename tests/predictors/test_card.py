@@ -1,16 +1,28 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bespoke.predictors import GaussianPredictor, read_predictor
-from bespoke.predictors.card import fit_predictor, measure_accuracy, measure_subnets, write_card
+from bespoke.predictors.card import (
+    fit_predictor,
+    held_out_of,
+    hold_out,
+    image_fields,
+    measure_accuracy,
+    measure_subnets,
+    training_seed,
+    write_card,
+    write_fit,
+)
 from bespoke.predictors.dataset import DATASET, AccuracyDataset, Shard, merge_datasets, read_dataset
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import encode
 from bespoke.supernet.cost import CostTable
+from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
 from bespoke.supernet.training.data import ImageSet
 from tests.supernet.training.tiny import two_colours
@@ -47,6 +59,7 @@ def test_a_fit_is_saved_with_its_data_set_and_what_it_is_worth(entry: zoo.ZooEnt
     assert fields["predictor_kendall_tau"] > 0.4
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
     assert isinstance(predictor, GaussianPredictor)
+    assert predictor.card["fitted_on"] == 150
     # So much noise on what it was fitted on, and so few examples: what it chooses is predicted too high.
     assert 0.0005 < predictor.selection_bias < 0.02
     assert fields["predictor_selection_bias"] == pytest.approx(predictor.selection_bias, abs=1e-5)
@@ -101,3 +114,92 @@ def test_a_card_tells_points_and_what_was_measured_is_not_measured_again(
     assert len(lines) == 7
     written = write_card(entry, card)
     assert json.loads((entry.folder / "card.json").read_text()) == written == entry.card | card
+
+
+def test_other_validation_images_are_measured_anew(
+    entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path
+) -> None:
+    lines = list[str]()
+    for seen in (images, replace(images, stored_NHWC=255 - images.stored_NHWC)):
+        measure_accuracy(entry, seen, folder=tmp_path, subnets=1, report=lines.append)
+    assert len(lines) == 2 * 3
+
+
+def test_what_was_measured_of_another_supernet_is_neither_gone_on_with_nor_fitted_on(
+    entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path
+) -> None:
+    measure_subnets(entry, images, 1, tmp_path / "set.jsonl", report=lambda _: None)
+    other = replace(entry, digest="other")
+    with pytest.raises(FileInvalid, match=r"a supernet other than 'tiny'.*into another file"):
+        measure_subnets(other, images, 2, tmp_path / "set.jsonl", report=lambda _: None)
+    known = dataset_of(entry, 60, noise=0.01)
+    fit_predictor(other, known, report=lambda _: None)
+    with pytest.raises(InvalidInput, match="60 subnets of a supernet other than 'tiny'"):
+        fit_predictor(other, replace(known, supernets=(entry.digest,) * 60), report=lambda _: None)
+
+
+def test_a_new_predictor_takes_what_the_old_one_said_off_the_card(
+    entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path
+) -> None:
+    searched = stratified(entry.space, 1, 5)
+    told = measure_accuracy(
+        entry, images, folder=tmp_path, subnets=2, searched=searched, report=lambda _: None
+    )
+    write_card(entry, told)
+    (entry.folder / "plots").mkdir()
+    (entry.folder / "plots" / "top1_macs.png").touch()
+    opened = zoo.entry("tiny", entry.folder.parent)
+    card = write_fit(opened, fit_predictor(opened, dataset_of(entry, 60, noise=0.0), report=lambda _: None))
+    again = measure_accuracy(opened, images, folder=tmp_path, subnets=2, report=lambda _: None)
+    assert card["random_points"] == again["random_points"] != told["random_points"]
+    assert "front_points" not in card
+    assert not list((entry.folder / "plots").iterdir())
+    # Points of other subnets, as of a card that something else made, only lose the prediction.
+    unlike = [point | {"macs": 1} for point in told["random_points"]]
+    kept = write_fit(replace(opened, card=card | {"random_points": unlike}), {})["random_points"]
+    assert kept == [{k: v for k, v in point.items() if k != "top1_predicted"} for point in unlike]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Training images of two colours, by name alone, and some for validation."""
+    for name in [f"train/{colour}/{n}" for colour in ("red", "blue") for n in range(10)] + ["val/red/0"]:
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "photos"
+
+
+def test_images_that_were_trained_on_are_not_taken_for_held_out_ones(
+    entry: zoo.ZooEntry, folder: Path, tmp_path: Path
+) -> None:
+    every = two_colours(20)
+    _, held_out = hold_out(every, 3)
+    trained = replace(entry, card=image_fields(folder, every, held_out, 3))
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    for root in (folder, copied):  # the card's seed decides, whatever is asked for
+        found = held_out_of(trained, root, every, seed=0)
+        assert found.rows_N is not None
+        assert held_out.rows_N is not None
+        assert found.rows_N.tolist() == held_out.rows_N.tolist()
+    (copied / "train" / "red" / "0.png").rename(copied / "train" / "red" / "00.png")
+    (copied / "train" / "blue" / "9.png").unlink()
+    with pytest.raises(FileInvalid, match="not the training images of supernet 'tiny'"):
+        held_out_of(trained, copied, two_colours(19), seed=3)
+    with pytest.raises(FileInvalid, match="not the training images"):  # a tenth is for validation there
+        held_out_of(trained, folder / "train", two_colours(18), seed=3)
+    assert len(held_out_of(entry, copied, two_colours(19), seed=3)) == 3  # an old card tells nothing
+
+
+def test_a_training_that_starts_from_another_one_holds_the_same_images_out(
+    entry: zoo.ZooEntry, folder: Path
+) -> None:
+    every = two_colours(20)
+    card = image_fields(folder, every, hold_out(every, 3)[1], 3)
+    begun = replace(entry, card=card)
+    assert training_seed(begun, folder, every, seed=5) == 3
+    assert training_seed(entry, folder, every, seed=5) == training_seed(None, folder, every, seed=5) == 5
+    with pytest.raises(FileInvalid, match="not the training images"):
+        training_seed(replace(entry, card=card | {"held_out": "other"}), folder, every, seed=5)
+    (folder / "train" / "red" / "9.png").rename(folder / "train" / "red" / "new.png")
+    assert training_seed(begun, folder, every, seed=5) == 5

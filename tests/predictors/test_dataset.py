@@ -64,6 +64,14 @@ def test_a_finished_set_is_only_read(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
+def test_what_was_measured_on_another_number_of_images_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    collect(SPACE, 2, accuracy, path, 0, images=500)
+    with pytest.raises(FileInvalid, match="measured on 500 images, and here are 1000"):
+        collect(SPACE, 4, accuracy, path, 0, images=1000)
+    assert len(collect(SPACE, 4, accuracy, path, 0, images=500)) == 4
+
+
 def test_wrong_lines_and_values_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps({"architecture": {"kernel": 3}, "top1": 0.5}) + "\n")
@@ -121,3 +129,9 @@ def test_targets_are_top1_without_the_noise_that_soft_edges_lack() -> None:
     assert np.abs(both.targets() - truth).max() < 0.002
     some = AccuracyDataset(chosen, tuple(top1), (1000,) * count, (0,) * count, (*smooth[1:], None))
     np.testing.assert_array_equal(some.targets(), top1)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_bytes(b"\x93NUMPY\x00\n\xff\n")
+    with pytest.raises(FileInvalid, match="expected the JSON lines of a data set"):
+        merge_datasets([tmp_path / "set.jsonl"], SPACE)

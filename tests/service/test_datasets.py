@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ from bespoke.cli import app as command_line
 from bespoke.cli import datasets as commands
 from bespoke.client import Client
 from bespoke.predictors.active import choose_round
-from bespoke.predictors.card import hold_out, top1_measure
+from bespoke.predictors.card import hold_out, image_fields, top1_measure
 from bespoke.predictors.dataset import DATASET, read_dataset, set_aside
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
-from bespoke.service.collecting import draw_round
-from bespoke.service.datasets import collect_dataset, measured_so_far, start
+from bespoke.service.collecting import draw_round, measure_shard
+from bespoke.service.datasets import collect_dataset, images_folder, measured_so_far, start
 from bespoke.service.engines.distributed import DistributedEngine
 from bespoke.service.engines.protocol import Run
 from bespoke.service.orm import Job
@@ -38,12 +39,13 @@ from bespoke.service.settings import Settings
 from bespoke.service.store import Store
 from bespoke.service.store import datasets as store_datasets
 from bespoke.service.store.jobs import new_job
+from bespoke.service.tasks import measure_top1
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import read_architecture
-from bespoke.supernet.errors import Conflict, TaskFailed
-from bespoke.supernet.genomes import stratified
-from bespoke.supernet.training.data import read_split
+from bespoke.supernet.errors import Conflict, FileInvalid, TaskFailed
+from bespoke.supernet.genomes import smallest, stratified
+from bespoke.supernet.training.data import ImageSet, read_split
 from bespoke.supernet.training.evaluation import LabelledImages
 from tests.service.api import Api, problem_of
 
@@ -170,6 +172,53 @@ def test_a_killed_worker_goes_on_behind_the_last_subnet_and_what_it_fits_is_serv
     measure = top1_measure(entry, LabelledImages(held_out))
     measured = measure(read_architecture(entry.space, rows[7].architecture))
     assert (rows[7].top1, rows[7].smooth) == (measured.top1, measured.smooth)
+
+
+def test_a_shard_measures_on_what_was_held_out_from_training_alone(
+    place: Workplace, images: Path, own_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.nice", lambda _: None)
+    every = read_split(images, "train", 40)
+    card = {"classes": CLASSES, **image_fields(images, every, hold_out(every, 7)[1], 7)}
+    (own_zoo / "tiny" / "card.json").write_text(json.dumps(card))
+    row, _ = place.store.start_dataset("tiny", place.catalogue.entry("tiny").digest, REQUEST)
+    draw_round(place, {"dataset_id": row.id, "round": 0})
+    seen = list[ImageSet]()
+
+    def stop(entry: zoo.ZooEntry, found: LabelledImages, **_: Any) -> None:
+        seen.append(found.images)
+        raise TimeoutError
+
+    monkeypatch.setattr("bespoke.predictors.card.top1_measure", stop)
+    shard = {"dataset_id": row.id, "round": 0, "shard": 0}
+    with pytest.raises(TimeoutError):
+        measure_shard(place, shard)
+    assert seen[0].digest == hold_out(every, 7)[1].digest  # of the card's seed and side
+    (images / "train" / "ant" / "3.png").unlink()
+    with pytest.raises(FileInvalid, match="not the training images of supernet 'tiny'"):
+        measure_shard(place, shard)
+
+
+def test_top1_is_measured_at_the_side_of_the_training(
+    own_zoo: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "train").rename(images / "val")
+    (own_zoo / "tiny" / "card.json").write_text(json.dumps({"classes": CLASSES, "side": 40}))
+    entry, sides = zoo.entry("tiny", own_zoo), list[int]()
+    subnet = SimpleNamespace(id="a", supernet="tiny", architecture=smallest(entry.space).to_json())
+    place: Any = SimpleNamespace(
+        store=SimpleNamespace(subnet=lambda _: subnet),
+        catalogue=SimpleNamespace(entry=lambda _: entry),
+        settings=Settings(data=images, child_threads=1),
+    )
+
+    def top1(*given: Any) -> float:
+        sides.append(given[3].images.side)
+        return 0.5
+
+    monkeypatch.setattr("bespoke.supernet.training.evaluation.subnet_top1", top1)
+    assert measure_top1(place, {"subnet_ids": ["a"]})["top1"] == {"a": 0.5}
+    assert sides == [40]
 
 
 def predictor(client: Client) -> str:
@@ -369,4 +418,17 @@ def test_no_predictor_is_written_into_the_bundled_zoo(images: Path, tmp_path: Pa
     engine = DistributedEngine(place.settings.database, place.store)
     with pytest.raises(Conflict, match="BESPOKE_ZOO"):
         start(place, engine, zoo.names()[0], {**REQUEST, "fit": True})
+    place.store.engine.dispose()
+
+
+def test_hidden_folders_and_a_validation_split_hide_no_training_images(
+    own_zoo: Path, images: Path, tmp_path: Path
+) -> None:
+    place = open_workplace(Settings(var=tmp_path / "var", zoo=own_zoo, data=images))
+    entry = place.catalogue.entry("tiny")
+    (images / "train" / ".thumbnails").mkdir()
+    assert images_folder(place, entry) == images
+    (images / "train").rename(images / "mixed")
+    (images / "mixed" / "val" / CLASSES[0]).mkdir(parents=True)
+    assert images_folder(place, entry) == images / "mixed"
     place.store.engine.dispose()
