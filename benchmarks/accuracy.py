@@ -10,8 +10,10 @@
 4  Training throughput of a sampled subnet against plain torch training of the same network.
 
 Items 2 and 3 are about ``--supernet``, a finished one; 1 and 4 take its space. Every number that took long
-stands in a file under RUN, and is not made again. Top-1 is on the validation images; of the networks of item
-1 and of the baselines it is with re-calibrated BN statistics.
+stands in a file under RUN, and is not made again; what decides it stands in settings.json there, and a run
+that was asked for something else is refused. ``--items``, ``--seeds``, ``--random``, ``--alone-random``,
+``--budgets`` and ``--baseline-sides`` only add work, and may change. Top-1 is on the validation images; of
+the networks of item 1 and of the baselines it is with re-calibrated BN statistics.
 
 JSON: ``item_1`` ... ``item_4``; see the functions of those names.
 """
@@ -34,6 +36,7 @@ import torch
 
 from benchmarks.baselines import (
     StaticNetwork,
+    check_plain,
     efficientnet_lite0,
     mobilenet_v2,
     mobilenet_v3,
@@ -49,7 +52,9 @@ from bespoke.predictors.card import hold_out, measure_accuracy
 from bespoke.search import Constraint, Problem, feasible_ranges, search
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture, SearchSpace
+from bespoke.supernet.errors import BespokeError, FileInvalid
 from bespoke.supernet.genomes import largest, random_architecture, smallest
+from bespoke.supernet.json_files import read_object
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.onnx import write_onnx
 from bespoke.supernet.spaces import FixedNetwork
@@ -65,9 +70,9 @@ from bespoke.supernet.training.evaluation import (
     subnet_top1,
 )
 from bespoke.supernet.training.phase import Phase, scaled
-from bespoke.supernet.training.processes import Group
+from bespoke.supernet.training.processes import Group, device_of
 from bespoke.supernet.training.recipes import recipe
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import replacing, write_file
 
 RECIPES = {"progressive_shrinking": "progressive_shrinking", "sandwich": "plain"}
 RATE = 2e-3
@@ -75,6 +80,10 @@ RATE = 2e-3
 SEARCHED = (0.2, 0.45, 0.7)
 """Limits of the searched subnets of item 1, as shares of the range of MACs."""
 RESNET = "resnet-18"
+DECIDING: Mapping[int, Sequence[str]] = {1: ("epochs", "batch"), 3: ()} | {
+    2: ("epochs", "batch", "effort", "runtime", "threads", "precision")
+}
+"""Options that decide the numbers which an item keeps in files; item 4 keeps none."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,38 @@ class Setup:
                 temporary.write_text(json.dumps(found))
             print(f"{name}: {json.dumps(found)[:200]}", flush=True)
         return json.loads(path.read_text())
+
+    def claim(self, items: Sequence[int]) -> None:
+        """Write down what decides the kept numbers of some items, or compare it with what is written.
+
+        What was kept before anything was written down is taken as of these settings.
+
+        Raises:
+            FileInvalid: The folder's numbers are of other settings.
+        """
+        keeping = [item for item in items if item in DECIDING]
+        if not keeping:
+            return
+        path = self.run / "settings.json"
+        own = {
+            "side": self.options.side,
+            "images": self.options.images,
+            "training_images": self.training.digest[:12],
+            "validation_images": self.validation.images.digest[:12],
+            "supernet": self.entry.digest[:12],
+        }
+        own |= {name: getattr(self.options, name) for item in keeping for name in DECIDING[item]}
+        kept = read_object(path) if path.exists() else {}
+        others = [name for name in own if name in kept and kept[name] != own[name]]
+        if others:
+            told = ", ".join(f"{name} {kept[name]} (now {own[name]})" for name in others)
+            raise FileInvalid(
+                path,
+                f"the numbers of this folder were made with {told}; give another --run, or the settings of "
+                "this one",
+            )
+        if own.keys() - kept.keys():
+            write_file(path, json.dumps(kept | own, indent=2) + "\n")
 
 
 def item_1(setup: Setup) -> dict[str, Any]:
@@ -204,26 +245,29 @@ def item_2(setup: Setup) -> dict[str, Any]:
     """Each budget: what the search returned, the best baseline that is as fast, and the points between."""
     rows: dict[str, dict[str, Any]] = {}
     models: dict[str, bytes] = {}
+    kept_as: dict[str, str] = {}
     for budget_ms, architecture in _within_budgets(setup):
-        rows[f"searched at {budget_ms:.3g} ms"] = {
+        name, kept_as[name] = f"searched at {budget_ms:.3g} ms", f"searched-{architecture.id}"
+        rows[name] = {
             "budget_ms": budget_ms,
             "resolution": architecture.resolution,
-            "top1": setup.once(f"2/searched-{architecture.id}", partial(_zoo_top1, setup, architecture)),
+            "top1": setup.once(f"2/{kept_as[name]}", partial(_zoo_top1, setup, architecture)),
         }
         network, table = load_supernet(setup.entry)
         subnet = extract(network, architecture, table.lookup(architecture))
-        models[f"searched at {budget_ms:.3g} ms"] = write_onnx(subnet.plan, fold(subnet))
+        models[name] = write_onnx(subnet.plan, fold(subnet))
     for side in setup.options.baseline_sides or [setup.space.dimensions[-1].choices[-1]]:
         for space in _baselines(side, setup.space.classes):
-            rows[f"{space.name} at {side} px"] = {
-                "resolution": side,
-                "top1": _fixed_top1(setup, space, f"2/{space.name}-{side}", 0),
-            }
-            models[f"{space.name} at {side} px"] = _fixed_onnx(space)
-        rows[f"{RESNET} at {side} px"] = {"resolution": side, "top1": _resnet_top1(setup, side)}
-        models[f"{RESNET} at {side} px"] = module_onnx(resnet18(setup.space.classes), side)
-    for name, latency_ms in setup.once("2/latencies", partial(_latencies_ms, setup, models)).items():
-        rows[name]["latency_ms"] = latency_ms
+            name, kept_as[name] = f"{space.name} at {side} px", f"{space.name}-{side}"
+            top1 = _fixed_top1(setup, space, f"2/{kept_as[name]}", 0)
+            rows[name] = {"resolution": side, "top1": top1}
+            models[name] = _fixed_onnx(space)
+        name, kept_as[name] = f"{RESNET} at {side} px", f"{RESNET}-{side}"
+        rows[name] = {"resolution": side, "top1": _resnet_top1(setup, side)}
+        models[name] = module_onnx(resnet18(setup.space.classes), side)
+    by_model = _kept_latencies_ms(setup, {kept_as[name]: model for name, model in models.items()})
+    for name, row in rows.items():
+        row["latency_ms"] = by_model[kept_as[name]]
     baselines = {name: row for name, row in rows.items() if "budget_ms" not in row}
     for row in rows.values():
         if "budget_ms" in row:
@@ -294,6 +338,14 @@ def _within_budgets(setup: Setup) -> list[tuple[float, Architecture]]:
 def _zoo_top1(setup: Setup, architecture: Architecture) -> float:
     network, table = load_supernet(setup.entry)
     return subnet_top1(network, architecture, table, setup.validation, device=setup.options.device)
+
+
+def _kept_latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:
+    """The latency of each model, in ms: those that are new are measured, and kept one by one."""
+    files = {name: setup.run / "results" / "2" / f"latency-{name}.json" for name in models}
+    missing = {name: model for name, model in models.items() if not files[name].exists()}
+    found = _latencies_ms(setup, missing) if missing else {}
+    return {name: setup.once(f"2/latency-{name}", partial(found.get, name)) for name in models}
 
 
 def _latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:
@@ -418,15 +470,27 @@ def main() -> None:
     parser.add_argument("--effort", default="standard", choices=["quick", "standard", "thorough"])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    try:
+        found = run(options)
+    except BespokeError as error:
+        raise SystemExit(f"benchmarks.accuracy: {error}") from error
+    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """What the items found, each under its name."""
+    device_of(options.device)
+    entry = zoo.entry(options.supernet, options.zoo)
+    if 4 in options.items:
+        check_plain(entry.space.plan(largest(entry.space)).ops)
     splits = read_splits(options.data, options.side, options.run / "images", Group())
     if options.images:
         splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
-    entry = zoo.entry(options.supernet, options.zoo)
     # Without the images that the supernet was not trained on either.
     training, _ = hold_out(splits[0], seed=0)
     setup = Setup(options, entry, training, LabelledImages(splits[1]))
-    found = {f"item_{item}": ITEMS[item](setup) for item in options.items}
-    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+    setup.claim(options.items)
+    return {f"item_{item}": ITEMS[item](setup) for item in options.items}
 
 
 if __name__ == "__main__":

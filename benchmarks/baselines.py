@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.onnx import INPUT, OUTPUT
 from bespoke.supernet.ops import Op, make_divisible
 from bespoke.supernet.spaces import FixedNetwork
@@ -167,11 +168,27 @@ def module_onnx(module: nn.Module, side: int) -> bytes:
         return file.read_bytes()
 
 
+def check_plain(ops: Sequence[Op]) -> None:
+    """Refuse a plan that ``StaticNetwork`` cannot build.
+
+    Raises:
+        InvalidInput: It has ops of other kinds, as ResNet-50 has.
+    """
+    unknown = sorted({op.kind for op in ops} - _LAYERS.keys())
+    if unknown:
+        raise InvalidInput(
+            f"got a network with ops of kind {', '.join(unknown)}, expected {', '.join(_LAYERS)}: training "
+            "throughput (item 4) is compared for supernets of these; leave the item out, or take another "
+            "--supernet"
+        )
+
+
 class StaticNetwork(nn.Module):
     """The network of a plan as anyone would write it in torch: ``nn.Conv2d``, ``nn.BatchNorm2d``."""
 
     def __init__(self, ops: Sequence[Op]) -> None:
         super().__init__()
+        check_plain(ops)
         self.layers = nn.Sequential(*(_LAYERS[op.kind](op) for op in ops))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

@@ -162,6 +162,25 @@ class StatisticsTable:
         return StatisticsTable(space, parts["mean"], parts["log_var"])
 
 
+def check_covered(space: SearchSpace, architectures: Sequence[Architecture]) -> None:
+    """Refuse architectures that are too few to fit a statistics table on.
+
+    Raises:
+        StatisticsMissing: A choice that a layer depends on never stood before it, or hardly one of them
+            has a layer at its full width.
+    """
+    made = indicators(space, encode(space, architectures)) > 0
+    widths = [dict(of for op in space.plan(a).ops for of in norm_sites(op)) for a in architectures]
+    for site, layout in table_layout(space).items():
+        seen = [i for i, of in enumerate(widths) if site in of]
+        full = sum(widths[i][site] == layout.channels for i in seen)
+        if full < FEWEST_SAMPLES or not made[seen][:, list(layout.choices)].any(0).all():
+            raise StatisticsMissing(
+                f"statistics table: {len(architectures)} architectures do not cover the choices before "
+                f"{site}, or its full width: give more of them"
+            )
+
+
 def fit_table(space: SearchSpace, samples: Sequence[tuple[Architecture, Statistics]]) -> StatisticsTable:
     """Fit a statistics table on the recorded statistics of random architectures.
 
@@ -174,18 +193,15 @@ def fit_table(space: SearchSpace, samples: Sequence[tuple[Architecture, Statisti
     Raises:
         StatisticsMissing: A choice that a layer depends on never stood before it.
     """
-    made = indicators(space, encode(space, [architecture for architecture, _ in samples]))
+    architectures = [architecture for architecture, _ in samples]
+    check_covered(space, architectures)
+    made = indicators(space, encode(space, architectures))
     means: dict[str, Tensor] = {}
     log_variances: dict[str, Tensor] = {}
     for site, layout in table_layout(space).items():
         seen = [i for i, (_, statistics) in enumerate(samples) if site in statistics]
         widths = np.array([len(samples[i][1][site][0]) for i in seen], np.int64)
         made_before = made[seen][:, list(layout.choices)].astype(np.float64)
-        if (widths == layout.channels).sum() < FEWEST_SAMPLES or not made_before.any(0).all():
-            raise StatisticsMissing(
-                f"statistics table: {len(samples)} architectures do not cover the choices before {site}, "
-                "or its full width: give more of them"
-            )
         columns: list[NDArray[np.float64]] = []
         for start, stop in itertools.pairwise(sorted({0, *widths.tolist()})):
             wide = np.flatnonzero(widths >= stop)

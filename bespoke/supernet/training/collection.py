@@ -10,7 +10,7 @@ import torch
 from bespoke.supernet.architecture import Architecture, SearchSpace, canonical, decode
 from bespoke.supernet.genomes import sample
 from bespoke.supernet.networks.chain import ChainSupernet
-from bespoke.supernet.statistics import StatisticsTable, fit_table, recalibrate
+from bespoke.supernet.statistics import StatisticsTable, check_covered, fit_table, recalibrate
 from bespoke.supernet.training.data import ImageSet, augmented, normalised, training_batch
 
 ARCHITECTURES = 1200
@@ -46,9 +46,10 @@ def collect_table(
     """
     network.to(device)
     size = min(batch, len(images))
+    chosen = table_architectures(network.space, architectures, seed)
+    check_covered(network.space, chosen)
     samples = []
-    for number in range(architectures):
-        architecture = _drawn(network.space, number, np.random.default_rng([seed, _SEED, number]))
+    for number, architecture in enumerate(chosen):
         x_NHWC, _, crops = training_batch(images, size, number, seed * 1000 + _SEED)
         x_NHWC = augmented(x_NHWC, architecture.resolution, crops)
         seen = recalibrate(network, architecture, [normalised(x_NHWC, device)])
@@ -56,6 +57,17 @@ def collect_table(
         if (number + 1) % 100 == 0:
             report(f"statistics of {number + 1}/{architectures} architectures")
     return fit_table(network.space, samples)
+
+
+def table_architectures(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+    """The random architectures that a table is fitted on.
+
+    Args:
+        space: The supernet's.
+        count: How many.
+        seed: The table's.
+    """
+    return [_drawn(space, number, np.random.default_rng([seed, _SEED, number])) for number in range(count)]
 
 
 def _drawn(space: SearchSpace, number: int, rng: np.random.Generator) -> Architecture:

@@ -49,6 +49,8 @@ from bespoke.supernet.training.run_files import (
 WARM_UP_SHARE = 0.05
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 1.0
+FEWEST_IMAGES = 2
+"""Of each process in a step: where a layer's output is 1 x 1, one image alone has no BN statistics."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,15 @@ def train(
 
     Raises:
         FileInvalid: The folder holds a checkpoint of another run.
-        InvalidInput: The batch is none or cannot be shared out among the processes, or there are fewer
-            images than processes.
+        InvalidInput: See ``check_batch``; or there are fewer images than each process needs.
     """
     group, device = group or Group(), torch.device(device)
-    if len(images) < group.size:
-        raise InvalidInput(f"got {len(images)} training images for {group.size} processes, expected more")
-    if batch < 1:
-        raise InvalidInput(f"got batches of {batch} images, expected 1 or more")
+    check_batch(batch, group)
+    if len(images) < FEWEST_IMAGES * group.size:
+        raise InvalidInput(
+            f"got {len(images)} training images for {group.size} processes, expected {FEWEST_IMAGES} or more "
+            "for each"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(
@@ -155,11 +158,32 @@ def train(
             _train_phase(run, number, goes_on, advance)
 
 
+def check_batch(batch: int, group: Group) -> None:
+    """Refuse batches that a run's processes cannot train on.
+
+    Args:
+        batch: Images a step, of all processes together.
+        group: The processes.
+
+    Raises:
+        InvalidInput: There are fewer than ``FEWEST_IMAGES`` for each process, or they cannot be shared
+            out evenly.
+    """
+    if batch < FEWEST_IMAGES * group.size:
+        raise InvalidInput(
+            f"got batches of {batch} images for {group.size} processes, expected {FEWEST_IMAGES} or more for "
+            "each: one image has no BN statistics"
+        )
+    group.share(batch)
+
+
 def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Advance) -> None:
     """One phase, from its beginning or from a checkpoint inside it."""
     network, phase, steps = run.network, run.phases[number], run.steps(run.phases[number])
-    if start is None and phase.sort_channels and number:
-        sort_channels(network, run.phases[number - 1])
+    before = [done for done in run.phases[:number] if run.steps(done)]
+    # Not what another run left: narrow subnets are trained there already, and would lose their channels.
+    if start is None and phase.sort_channels and steps and before and not run.origin:
+        sort_channels(network, before[-1])
     teacher = _teacher(run, number, begins=start is None) if phase.taught else None
     optimiser, average = optimiser_of(network), WeightAverage(network, steps)
     if start and start.optimiser is not None and start.average is not None:

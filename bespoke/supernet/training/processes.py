@@ -1,7 +1,7 @@
 """Several processes that train one supernet, each on its share of every batch (``torchrun``).
 
 All processes draw the same subnets and crops, since these follow from (seed, phase, step), and
-add their gradients up before each optimiser step, so that their weights stay equal.
+take the mean of their gradients before each optimiser step, so that their weights stay equal.
 """
 
 from __future__ import annotations
@@ -78,6 +78,29 @@ class Group:
         return float(total) / self.size
 
 
+def device_of(name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: ``cpu``, ``cuda`` or, of several GPUs, e.g. ``cuda:1``.
+
+    Raises:
+        InvalidInput: There is no such device here.
+    """
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InvalidInput(f"device: got {name!r}, expected cpu or cuda")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InvalidInput(
+            f"device: got {name!r}, but torch sees {torch.cuda.device_count()} GPUs here: take cpu, or a "
+            "torch that is built for the GPUs of this machine"
+        )
+    return found
+
+
 def join(device: str = "cpu") -> tuple[Group, torch.device]:
     """Join the run that ``torchrun`` started, or be its only process.
 
@@ -86,13 +109,16 @@ def join(device: str = "cpu") -> tuple[Group, torch.device]:
 
     Returns:
         The group, and the device of this process.
+
+    Raises:
+        InvalidInput: There is no such device here, or there are more processes than GPUs.
     """
+    own = device_of(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Group(), torch.device(device)
-    own = torch.device(device)
+        return Group(), own
     if own.type == "cuda":
-        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        own = device_of(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(own)
     if not dist.is_initialized():
         # One process decodes a large data set while the others wait: longer than they would by default.

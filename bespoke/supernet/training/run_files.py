@@ -1,8 +1,10 @@
-"""What a training run keeps in its folder: a checkpoint, the teacher, and a log. None is ever half-written.
+"""What a training run keeps in its folder: a checkpoint, the teacher, and a log.
 
 checkpoint.pt         weights, their average, the optimiser, the position, what the run was asked for
 teacher.safetensors   the frozen largest network of recipes that have one
-log.csv               a line a checkpoint
+log.csv               a line a checkpoint, appended
+
+The first two are never half-written; a run that was killed may leave half a line in the log.
 """
 
 from __future__ import annotations

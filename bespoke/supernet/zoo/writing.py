@@ -75,6 +75,21 @@ def write_entry(
     return entry(name, root)
 
 
+def check_target(out: Path) -> None:
+    """Refuse a place to which ``publish`` cannot bring an entry.
+
+    Raises:
+        InvalidInput: It has no name, is no folder, lies in none, or is something else than an entry.
+    """
+    if not out.name:
+        raise InvalidInput(f"got --out {out}, expected a folder of the entry's own, e.g. var/zoo/mine")
+    blocked = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise InvalidInput(f"{blocked} is a file: give another --out, which is a folder or is made one")
+    if out.exists() and not (out / "space.json").is_file() and any(out.iterdir()):
+        raise InvalidInput(f"{out} is no zoo entry, and is not empty: give another --out")
+
+
 def publish(made: Path, out: Path) -> ZooEntry:
     """Bring a whole entry to its place in a zoo; one of the same name is replaced.
 
@@ -83,10 +98,9 @@ def publish(made: Path, out: Path) -> ZooEntry:
         out: Where it goes, e.g. ``var/zoo/mine``.
 
     Raises:
-        InvalidInput: ``out`` is something else than an entry.
+        InvalidInput: See ``check_target``.
     """
-    if out.exists() and not (out / "space.json").is_file() and any(out.iterdir()):
-        raise InvalidInput(f"{out} is no zoo entry, and is not empty: give another --out")
+    check_target(out)
     (out.parent / STAGING).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent / STAGING) as folder:
         shutil.copytree(made, Path(folder) / "new")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bespoke.supernet.architecture import Architecture
-from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.statistics import StatisticsTable
 from bespoke.supernet.training import loop
@@ -217,3 +217,31 @@ def test_the_log_is_a_table_of_all_phases(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["step"]) for row in rows] == [("largest", "3"), ("sandwich", "3")]
     assert all(float(row["loss"]) > 0 and float(row["images_per_s"]) > 0 for row in rows)
+
+
+def test_channels_are_sorted_only_before_steps_and_not_of_what_another_run_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[str] = []
+    monkeypatch.setattr(loop, "sort_channels", lambda _, phase: before.append(phase.name))
+
+    def sorted_before(*epochs: float, origin: str = "") -> list[str]:
+        before.clear()
+        names = ("largest", "expand 1", "expand 2")
+        phases = [
+            Phase(name, length, 1e-3, (32,), subnets="largest", sort_channels=name != "largest")
+            for name, length in zip(names, epochs, strict=True)
+        ]
+        folder = tmp_path / f"{epochs}{origin}"
+        loop.train(fresh(), two_colours(), phases, folder, batch=12, origin=origin, report=lambda _: None)
+        return list(before)
+
+    assert sorted_before(1, 0, 1) == ["largest"]
+    assert sorted_before(1, 0, 1, origin="another") == []
+
+
+def test_one_image_a_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="batches of 1 images for 1 processes, expected 2 or more"):
+        loop.train(fresh(), two_colours(), PHASES, tmp_path, batch=1)
+    with pytest.raises(InvalidInput, match="got 1 training images"):
+        loop.train(fresh(), two_colours(1), PHASES, tmp_path)

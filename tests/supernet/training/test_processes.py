@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bespoke.supernet.errors import InvalidInput
-from bespoke.supernet.training.processes import Group
+from bespoke.supernet.training.processes import Group, join
 
 REPOSITORY = Path(__file__).parents[3]
 RUN = "tests.supernet.training.train_run"
@@ -56,3 +56,16 @@ def test_shares_of_a_batch_cover_it_without_overlap() -> None:
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(InvalidInput, match="multiple"):
         Group(0, 2).share(5)
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("gpu", "expected cpu or cuda"), ("meta", "expected cpu or cuda"), ("cuda", "0 GPUs")],
+)
+def test_a_device_that_is_not_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, told: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InvalidInput, match=f"got '{device}'.*{told}"):
+        join(device)
+    assert join("cpu") == (Group(), torch.device("cpu"))

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import accuracy
+from benchmarks.accuracy import Setup
+from benchmarks.baselines import StaticNetwork, mobilenet_v3
+from benchmarks.input_pipeline import through_floats
+from bespoke.supernet import zoo
+from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.genomes import smallest
+from bespoke.supernet.spaces import space
+from bespoke.supernet.training.augmentation import draw_crops, resampled_one_by_one
+from bespoke.supernet.training.evaluation import LabelledImages
+from tests.supernet.training.tiny import two_colours
+
+ASKED = {
+    "epochs": 60, "batch": 64, "side": 160, "images": None, "effort": "standard", "runtime": "onnxruntime",
+    "threads": 1, "precision": "fp32", "device": "cpu", "baseline_sides": [32], "budgets": 1, "random": 50,
+}  # fmt: skip
+
+
+def asked(run: Path, root: Path, images: int = 12, **others: Any) -> Setup:
+    options = argparse.Namespace(**{**ASKED, "run": run, **others})
+    found = two_colours(images)
+    return Setup(options, zoo.entry("tiny", root), found, LabelledImages(found))
+
+
+@pytest.mark.parametrize(
+    ("tried", "told"),
+    [
+        ({"epochs": 1}, r"epochs 1 \(now 60\)"),
+        ({"images": 8}, "training_images"),
+        ({"effort": "quick"}, "effort quick"),
+        ({"threads": 4}, "threads 4"),
+    ],
+)
+def test_what_a_try_out_kept_is_not_taken_for_the_real_run(
+    random_zoo: Path, tmp_path: Path, tried: dict[str, Any], told: str
+) -> None:
+    asked(tmp_path, random_zoo, **tried).claim([1, 2, 3])
+    with pytest.raises(FileInvalid, match=told):
+        asked(tmp_path, random_zoo).claim([1, 2])
+
+
+def test_what_only_adds_work_may_change_and_a_folder_without_settings_gets_them(
+    random_zoo: Path, tmp_path: Path
+) -> None:
+    setup = asked(tmp_path, random_zoo)
+    setup.once("1/kept before there were settings", lambda: 0.5)
+    setup.claim([1])
+    # The timing concerns item 2, which was not asked for yet; no option of item 4 is kept.
+    more = asked(tmp_path, random_zoo, effort="quick", budgets=9, baseline_sides=[32, 48], random=2)
+    more.claim([2, 3])
+    asked(tmp_path, random_zoo, epochs=1).claim([4])
+    with pytest.raises(FileInvalid, match=r"effort quick \(now standard\); give another --run"):
+        setup.claim([2])
+
+
+def test_a_baseline_that_is_added_is_timed_and_the_others_are_not_again(
+    random_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[list[str]] = []
+
+    def latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:
+        timed.append(sorted(models))
+        return dict.fromkeys(models, float(len(timed)))
+
+    fastest = smallest(zoo.entry("tiny", random_zoo).space)
+    monkeypatch.setattr(accuracy, "_latencies_ms", latencies_ms)
+    monkeypatch.setattr(accuracy, "_within_budgets", lambda setup: [(0.5, fastest)])
+    monkeypatch.setattr(accuracy, "_baselines", lambda side, classes: [])
+    for name in ("_zoo_top1", "_resnet_top1"):
+        monkeypatch.setattr(accuracy, name, lambda setup, of: 0.5)
+    monkeypatch.setattr(accuracy, "module_onnx", lambda module, side: b"")
+    accuracy.item_2(asked(tmp_path, random_zoo))
+    found = accuracy.item_2(asked(tmp_path, random_zoo, baseline_sides=[32, 48]))["networks"]
+    assert timed == [["resnet-18-32", f"searched-{fastest.id}"], ["resnet-18-48"]]
+    assert [row["latency_ms"] for row in found.values()] == [1.0, 1.0, 2.0]
+
+
+def test_a_network_that_the_plain_one_cannot_be_is_refused() -> None:
+    resnet = space("ofa-resnet50", (32,), 2)
+    with pytest.raises(InvalidInput, match="ops of kind bottleneck, maxpool"):
+        StaticNetwork(resnet.plan(smallest(resnet)).ops)
+    mobile = mobilenet_v3("small", 0.35, 32, 2)
+    StaticNetwork(mobile.plan(smallest(mobile)).ops)
+
+
+def test_crops_through_floats_are_those_of_bytes() -> None:
+    x_NHWC = two_colours(4).stored_NHWC
+    crops = draw_crops(4, 40, np.random.default_rng(0))
+    made, expected = through_floats(x_NHWC, crops, 24), resampled_one_by_one(x_NHWC, crops, 24)
+    assert made.dtype == torch.uint8
+    assert (made.int() - expected.int()).abs().max() <= 1
