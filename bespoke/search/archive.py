@@ -34,7 +34,7 @@ from bespoke.search.evaluator import Limits, candidates, prices_of, ranges_of
 from bespoke.search.front import TOP1, front_genomes
 from bespoke.search.moves import pairs
 from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
-from bespoke.search.pareto import non_dominated
+from bespoke.search.pareto import evenly, non_dominated
 from bespoke.search.problem import MOST_POPULATION, Constraint, Effort, HeadStart, Problem, SearchResult
 from bespoke.search.restriction import from_base
 from bespoke.supernet.architecture import Genomes, cardinalities
@@ -254,13 +254,8 @@ def _thinned(archive: Archive, kept: NDArray[np.intp]) -> NDArray[np.intp]:
     for metric in range(1, columns.shape[1]):
         first |= non_dominated(columns[:, [0, metric]])
     fronts, others = kept[first], kept[~first]
-    fronts = _evenly(fronts, MOST_MEMBERS)
-    return np.sort(np.concatenate([fronts, _evenly(others, MOST_MEMBERS - len(fronts))]))
-
-
-def _evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """So many of some rows, from the first to the last; all of them where they are no more."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.intp)]
+    fronts = evenly(fronts, MOST_MEMBERS)
+    return np.sort(np.concatenate([fronts, evenly(others, MOST_MEMBERS - len(fronts))]))
 
 
 def _limits(problem: Problem, counts: Mapping[str, int], generation: int) -> list[tuple[str, float]]:

@@ -18,6 +18,7 @@ from bespoke.search.feasibility import feasible_genome
 from bespoke.search.goals import Cheapest, Goal, MostAccurate
 from bespoke.search.lineages import explore, rounds
 from bespoke.search.minimisation import least
+from bespoke.search.pareto import evenly
 from bespoke.search.problem import Problem, SearchResult
 from bespoke.search.seen import Seen
 from bespoke.supernet.architecture import Genomes
@@ -94,9 +95,7 @@ def _front(goal: Goal, seen: Seen) -> Genomes:
     order = np.lexsort((price, -top1))
     cheapest = np.minimum.accumulate(np.append(np.inf, price[order]))[:-1]
     members = order[price[order] < cheapest][::-1]
-    if len(members) > _FRONT:
-        members = members[np.linspace(0, len(members) - 1, _FRONT).round().astype(np.intp)]
-    return genomes[members]
+    return genomes[evenly(members, _FRONT)]
 
 
 def _priced(problem: Problem) -> str:

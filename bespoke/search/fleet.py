@@ -19,8 +19,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from bespoke.search.evaluator import limited_value
 from bespoke.search.evolution import search
 from bespoke.search.problem import BYTES, Candidate, Constraint, HeadStart, LatencyPricer, Problem, latency_of
@@ -244,18 +242,8 @@ class _Groups:
             latency=None,
             devices=devices,
             alternatives=0,
-            head_start=_together([self._problems[i].head_start for i in _members(group)]),
+            head_start=HeadStart.together(self._problems[i].head_start for i in _members(group)),
         )
-
-
-def _together(known: Sequence[HeadStart | None]) -> HeadStart | None:
-    """What any member of a group knows before."""
-    given = [one for one in known if one is not None]
-    if not given:
-        return None
-    return HeadStart(
-        np.concatenate([one.genomes for one in given]), np.concatenate([one.top1 for one in given])
-    )
 
 
 def _labels(problems: Mapping[str, Problem]) -> dict[tuple[int, str | None], str]:

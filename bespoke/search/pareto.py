@@ -217,3 +217,8 @@ def _volume(points: NDArray[np.float64], reference: NDArray[np.float64]) -> floa
             below = points[: i + 1, :-1]
             total += depth * _volume(below[non_dominated(below)], reference[:-1])
     return total
+
+
+def evenly(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """So many of some rows, from the first to the last; all of them where they are no more."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.intp)]

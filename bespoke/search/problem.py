@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -159,6 +159,16 @@ class HeadStart:
 
     genomes: Genomes
     top1: NDArray[np.float64]
+
+    @staticmethod
+    def together(known: Iterable[HeadStart | None]) -> HeadStart | None:
+        """What any of several knows; None where none knows anything."""
+        given = [one for one in known if one is not None]
+        if not given:
+            return None
+        return HeadStart(
+            np.concatenate([one.genomes for one in given]), np.concatenate([one.top1 for one in given])
+        )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from bespoke import __version__
 from bespoke.search.binding import LimitUse, limit_uses
 from bespoke.search.evolution import search
@@ -165,10 +163,8 @@ def solve(posed: Problem, origin: Json | None, request: SearchRequest) -> Found:
 def _ahead(posed: Problem, front: Front) -> Problem:
     """A problem whose search also knows the members of a front."""
     genomes = encoded(posed.space, [member.architecture for member in front.members])
-    top1, before = posed.predictor.top1(genomes), posed.head_start
-    if before is not None:
-        genomes, top1 = np.concatenate([before.genomes, genomes]), np.concatenate([before.top1, top1])
-    return replace(posed, head_start=HeadStart(genomes, top1))
+    found = HeadStart(genomes, posed.predictor.top1(genomes))
+    return replace(posed, head_start=HeadStart.together([posed.head_start, found]))
 
 
 def _keep(
