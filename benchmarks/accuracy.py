@@ -487,7 +487,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.images:
         splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
     # Without the images that the supernet was not trained on either.
-    training, _ = hold_out(splits[0], seed=0)
+    training, _ = hold_out(splits[0], seed=int(entry.card.get("seed", 0)))
     setup = Setup(options, entry, training, LabelledImages(splits[1]))
     setup.claim(options.items)
     return {f"item_{item}": ITEMS[item](setup) for item in options.items}

@@ -7,13 +7,17 @@ its genes free; now and then all changes of one gene and the promising pairs of 
 by how far the model says that they lie beyond the front, and the first of them are evaluated. The
 exact ends of every metric, by variable elimination, are members from the start.
 
+A front is a sequence of such climbs, each larger than the one before and with starts of its own, that
+the effort only cuts off; what any of them met counts. So more effort knows all that less effort knows.
+
 Source: Deb et al., NSGA-II (2002), for the survivors; the moves are those of ``slides`` and
 ``moves``. Metrics are exact; only the top-1 is predicted, and no architecture twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +32,15 @@ from bespoke.search.linear import Linear, worth
 from bespoke.search.loosening import Draws, loosened
 from bespoke.search.moves import pairs
 from bespoke.search.pareto import advance, nearest, non_dominated, select, thin
-from bespoke.search.problem import METRICS, Candidate, Constraint, LatencyPricer, Problem, latency_of
+from bespoke.search.problem import (
+    METRICS,
+    Candidate,
+    Constraint,
+    Effort,
+    LatencyPricer,
+    Problem,
+    latency_of,
+)
 from bespoke.search.slides import Slides
 from bespoke.supernet.architecture import Genomes, cardinalities
 from bespoke.supernet.errors import InvalidInput
@@ -39,8 +51,29 @@ TOP1 = "top1"
 MEMBERS = 100
 """How many members a front has at most, where nothing else is asked for."""
 
+
+@dataclass(frozen=True)
+class Size:
+    """How large a climb is.
+
+    Attributes:
+        population: Half of how many members have children, as an effort counts: a front is many answers
+            at once.
+        steps: How often they have children.
+    """
+
+    population: int
+    steps: int
+
+
+_FIRST_CLIMBS = (Size(8, 6), Size(16, 12), Size(48, 30))
+"""The climbs that every front begins with."""
+
+_WIDER, _LONGER = 2.3, 1.5
+"""How much larger each further one is: the population counts for more than the steps."""
+
 _BREADTH = 2
-"""Members of the population, for each one that the effort says: a front is many answers at once."""
+"""Members for each one that a size says."""
 
 _STARTS = 2
 """Genomes drawn per member of the population, of all sizes."""
@@ -102,8 +135,8 @@ class Front:
         metrics: What was traded: ``top1`` is maximised, all others are minimised.
         members: The cheapest first, by the first metric that is not ``top1``, then by the others.
         evaluations: How many different architectures were evaluated.
-        linearisations: At how many of them the predictor was also differentiated.
-        generations: How many steps were taken.
+        linearisations: At how many of them, once a climb, the predictor was also differentiated.
+        generations: How many steps were taken, over all climbs.
         seed: The problem's.
     """
 
@@ -156,8 +189,8 @@ def pareto_front(
     """Find the front of two or three metrics within the limits.
 
     Args:
-        problem: Space, predictor, limits, seed and effort: twice its ``population`` have children in
-            each of ``generations`` steps.
+        problem: Space, predictor, limits, seed and effort: ``population`` times ``generations`` says how
+            many climbs there are, ever larger ones, as ``sizes`` lists them.
         metrics: Two or three different ones of ``top1``, ``METRICS`` and ``latency_ms:NAME`` of the
             problem's named devices.
         members: How many members the front has at most; of more, the least crowded ones stay.
@@ -171,18 +204,40 @@ def pareto_front(
     """
     _check(problem, metrics, members)
     with one_thread():
-        ascent = _Ascent(problem, tuple(metrics))
-        ascent.climb()
-        return ascent.told(members)
+        everything = _nothing_yet(problem, metrics)
+        climbs = [
+            _Climb(problem, tuple(metrics), size, number, everything)
+            for number, size in enumerate(sizes(problem.effort))
+        ]
+        for climb in climbs:
+            climb.run()
+        return _told(climbs, everything, members)
+
+
+def sizes(effort: Effort) -> Iterator[Size]:
+    """The climbs that an effort covers: the first, and those whose steps, summed over members, fit it."""
+    left = effort.population * effort.generations
+    for number, size in enumerate(itertools.chain(_FIRST_CLIMBS, _further())):
+        left -= size.population * size.steps
+        if number and left < 0:
+            return
+        yield size
+
+
+def _further() -> Iterator[Size]:
+    last = _FIRST_CLIMBS[-1]
+    for i in itertools.count(1):
+        yield Size(round(last.population * _WIDER**i), round(last.steps * _LONGER**i))
 
 
 def front_genomes(
     problem: Problem, metrics: Sequence[str], members: int, stop: Callable[[], bool]
 ) -> Genomes | None:
-    """Find a front as ``pareto_front`` does, for those who need no more than its genomes.
+    """Climb once, as large as the effort says, for those who need no more than a front's genomes.
 
     Args:
-        problem: As there.
+        problem: As in ``pareto_front``; twice its ``population`` have children in each of
+            ``generations`` steps.
         metrics: As there.
         members: As there.
         stop: Asked before each step, and each ranking after the last one.
@@ -196,17 +251,45 @@ def front_genomes(
     """
     _check(problem, metrics, members)
     with one_thread():
-        ascent = _Ascent(problem, tuple(metrics))
-        return ascent.genomes(members) if ascent.climb(stop) else None
+        size = Size(problem.effort.population, problem.effort.generations)
+        climb = _Climb(problem, tuple(metrics), size, 0, _nothing_yet(problem, metrics))
+        return climb.known.genomes[climb.front(members)] if climb.run(stop) else None
 
 
-class _Ascent:
-    """One run: what is asked, and what is known so far."""
+def _nothing_yet(problem: Problem, metrics: Sequence[str]) -> Known:
+    """What will be evaluated: the metrics of genomes, (N, M), smaller is better."""
+    priced = prices_of(problem)
 
-    def __init__(self, problem: Problem, metrics: tuple[str, ...]) -> None:
+    def values(genomes: Genomes) -> NDArray[np.float64]:
+        columns = [
+            # Predicted, as it is told: a share.
+            -np.clip(problem.predictor.top1(genomes), 0, 1) if metric == TOP1 else priced[metric].of(genomes)
+            for metric in metrics
+        ]
+        return np.stack(columns, axis=1)
+
+    return Known(values, len(cardinalities(problem.space)), len(metrics))
+
+
+class _Climb:
+    """One climb: what is asked, and what is known so far."""
+
+    def __init__(
+        self, problem: Problem, metrics: tuple[str, ...], size: Size, number: int, everything: Known
+    ) -> None:
+        """Begin one.
+
+        Args:
+            problem: As of ``pareto_front``.
+            metrics: As there.
+            size: How large it is.
+            number: Decides, with the problem's seed, what is random.
+            everything: Evaluates architectures; what other climbs evaluated this one does not see before it
+                comes there by itself.
+        """
         self.problem, self.space, self.metrics = problem, problem.space, metrics
-        self.population = _BREADTH * problem.effort.population
-        self.rng = np.random.default_rng(problem.seed)
+        self.population, self.steps = _BREADTH * size.population, size.steps
+        self.rng = np.random.default_rng((problem.seed, number))
         self.limits = Limits(problem)
         self.anchor = feasible_genome(problem, self.limits, self.rng)
         priced = prices_of(problem)
@@ -218,13 +301,13 @@ class _Ascent:
         self.units = np.array([bounded.limits[place] if place >= 0 else 1.0 for place in self.place])
         self.lead = _lead(metrics)
         predictor = problem.predictor if TOP1 in metrics else None
-        self.known = Known(self._values, len(cardinalities(problem.space)), len(metrics))
+        self.known = Known(everything.values_of, len(cardinalities(problem.space)), len(metrics))
         self.linear = Linear(problem.space, self.known, predictor, self.lead)
 
-    def climb(self, stop: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Take all steps, and rank what surrounds their end; False where ``stop`` said yes before a step."""
         population = self._started()
-        for step in range(self.problem.effort.generations):
+        for step in range(self.steps):
             if stop():
                 return False
             children = self._slid(population)
@@ -236,24 +319,11 @@ class _Ascent:
         for _ in range(_LAST):
             if stop():
                 return False
-            before, best = len(self.known), self._front(2 * self.population)
+            before, best = len(self.known), self.front(2 * self.population)
             after = np.concatenate([best, self._near(best)])
             if len(self.known) == before or not self._improved(best, after):
                 break
         return True
-
-    def genomes(self, count: int) -> Genomes:
-        """The front of everything that was seen, (at most ``count``, G)."""
-        return self.known.genomes[self._front(count)]
-
-    def _values(self, genomes: Genomes) -> NDArray[np.float64]:
-        """The metrics of genomes, (N, M), smaller is better."""
-        columns = [-self._top1(genomes) if price is None else price.of(genomes) for price in self.priced]
-        return np.stack(columns, axis=1)
-
-    def _top1(self, genomes: Genomes) -> NDArray[np.float64]:
-        """Predicted, as it is told: a share."""
-        return np.clip(self.problem.predictor.top1(genomes), 0, 1)
 
     def _started(self) -> NDArray[np.intp]:
         """The ends of every metric, genomes of all sizes, and where they slide to."""
@@ -395,26 +465,36 @@ class _Ascent:
         first = rows[non_dominated(self.known.values[rows])]
         return not set(first.tolist()) <= set(before.tolist())
 
-    def _front(self, count: int) -> NDArray[np.intp]:
+    def front(self, count: int) -> NDArray[np.intp]:
         """Rows of the front of everything that was seen, thinned to at most so many."""
-        first = np.sort(np.unique(self.known.values, axis=0, return_index=True)[1])
-        rows = first[non_dominated(self.known.values[first])]
-        return rows[thin(self.known.values[rows], count)]
+        return _thinned(self.known.values, count)
 
-    def told(self, count: int) -> Front:
-        """The front of everything that was seen, at most so many members, and all that is known of them."""
-        rows = self._front(count)
-        paid = [m for m, metric in enumerate(self.metrics) if metric != TOP1]
-        values = self.known.values[rows]
-        rows = rows[np.lexsort(tuple(values[:, m] for m in reversed(paid)))]
-        genomes = self.known.genomes[rows]
-        known = TOP1 in self.metrics
-        top1 = -self.known.values[rows, self.lead] if known else self.problem.predictor.top1(genomes)
-        members = candidates(self.problem, genomes, top1)
-        effort, seed = self.problem.effort, self.problem.seed
-        return Front(
-            self.metrics, members, len(self.known), self.linear.linearisations, effort.generations, seed
-        )
+
+def _thinned(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Which of some points, (N, M), are their front, each different one once, thinned to at most so many."""
+    first = np.sort(np.unique(values, axis=0, return_index=True)[1])
+    rows = first[non_dominated(values[first])]
+    return rows[thin(values[rows], count)]
+
+
+def _told(climbs: Sequence[_Climb], everything: Known, count: int) -> Front:
+    """The front of everything that was seen, at most so many members, and all that is known of them."""
+    problem, metrics = climbs[0].problem, climbs[0].metrics
+    rows = _thinned(everything.values, count)
+    values = everything.values[rows]
+    paid = [m for m, metric in enumerate(metrics) if metric != TOP1]
+    rows = rows[np.lexsort(tuple(values[:, m] for m in reversed(paid)))]
+    genomes = everything.genomes[rows]
+    known = TOP1 in metrics
+    top1 = -everything.values[rows, climbs[0].lead] if known else problem.predictor.top1(genomes)
+    return Front(
+        metrics,
+        candidates(problem, genomes, top1),
+        evaluations=len(everything),
+        linearisations=sum(climb.linear.linearisations for climb in climbs),
+        generations=sum(climb.steps for climb in climbs),
+        seed=problem.seed,
+    )
 
 
 def _bounded(problem: Problem, metrics: Sequence[str]) -> Problem:

@@ -42,6 +42,11 @@ class Known:
             self.values = np.concatenate([self.values, self._evaluate(chosen)])
         return np.array([self._rows[key] for key in keys], np.intp)
 
+    def values_of(self, genomes: Genomes) -> NDArray[np.float64]:
+        """The values of canonical genomes, (N, M); those that are new are evaluated, together and once."""
+        rows = self.rows_of(genomes)
+        return self.values[rows]
+
     def unknown(self, genomes: Genomes) -> NDArray[np.intp]:
         """Indices of the genomes that were not evaluated yet, each different one once."""
         new: dict[bytes, int] = {}

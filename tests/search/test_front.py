@@ -20,7 +20,7 @@ from bespoke.search import (
     search,
 )
 from bespoke.search.evaluator import prices
-from bespoke.search.front import front_genomes
+from bespoke.search.front import front_genomes, sizes
 from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 from tests.conftest import random_predictor
@@ -134,7 +134,8 @@ def test_one_seed_gives_one_front_and_another_seed_another_way(
 def test_the_genomes_of_a_front_are_its_members_and_none_where_it_is_stopped(
     space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
 ) -> None:
-    problem, metrics = Problem(space, predictor, (), latency, 0, QUICK), ("top1", "latency_ms")
+    # The first climb of a front, and all that this effort covers.
+    problem, metrics = Problem(space, predictor, (), latency, 0, Effort(8, 6)), ("top1", "latency_ms")
     genomes = front_genomes(problem, metrics, 20, lambda: False)
     members = encode(space, [member.architecture for member in pareto_front(problem, metrics, 20).members])
     assert genomes is not None
@@ -171,20 +172,26 @@ def test_the_number_of_threads_does_not_change_a_front() -> None:
     assert one == two
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_twice_the_effort_of_one_seed_loses_next_to_nothing_and_sixteen_times_as_much_gains(
+@pytest.mark.parametrize("seed", range(3))
+def test_more_effort_of_one_seed_beats_or_equals_every_member_of_less(
     space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer, seed: int
 ) -> None:
-    efforts = (Effort(4, 4), Effort(4, 8), Effort(8, 8), Effort(16, 8), Effort(16, 16))
-    fronts = [
-        pareto_front(Problem(space, predictor, (), latency, seed, effort), members=1000).values
-        for effort in efforts
-    ]
-    together = np.concatenate(fronts)
-    volumes = np.array([shares(front, together) for front in fronts])
-    # A front is no sequence of rounds that the effort cuts off, as a search is: it may lose a little.
-    assert (np.diff(volumes) > -0.01).all()
-    assert volumes[-1] > volumes[0]
+    less, more, most = (
+        pareto_front(Problem(space, predictor, (), latency, seed, effort), members=100_000).values
+        for effort in (Effort(8, 6), Effort(16, 16), Effort(64, 28))
+    )
+    for before, after in ((less, more), (more, most)):
+        assert ((after[None] <= before[:, None]).all(axis=2)).any(axis=1).all()
+        assert shares(before, after) < 1
+
+
+def test_an_effort_between_two_sizes_counts_as_the_lesser_one() -> None:
+    counts = [len(list(sizes(Effort(4, generations)))) for generations in (1, 59, 60, 419, 420, 1657, 1658)]
+    assert counts == [1, 1, 2, 2, 3, 3, 4]
+    grown = list(sizes(Effort(100_000, 10_000)))
+    assert all(
+        2 * one.population * one.steps < two.population * two.steps for one, two in itertools.pairwise(grown)
+    )
 
 
 def test_the_front_reaches_from_the_cheapest_to_about_the_best(
