@@ -12,8 +12,8 @@
 Items 2 and 3 are about ``--supernet``, a finished one; 1 and 4 take its space. Every number that took long
 stands in a file under RUN, and is not made again; what decides it stands in settings.json there, and a run
 that was asked for something else is refused. ``--items``, ``--seeds``, ``--random``, ``--alone-random``,
-``--budgets`` and ``--baseline-sides`` only add work, and may change. Top-1 is on the validation images; of
-the networks of item 1 and of the baselines it is with re-calibrated BN statistics.
+``--budgets``, ``--baselines`` and ``--baseline-sides`` only add work, and may change. Top-1 is on the
+validation images; of the networks of item 1 and of the baselines it is with re-calibrated BN statistics.
 
 JSON: ``item_1`` ... ``item_4``; see the functions of those names.
 """
@@ -81,7 +81,7 @@ SEARCHED = (0.2, 0.45, 0.7)
 """Limits of the searched subnets of item 1, as shares of the range of MACs."""
 RESNET = "resnet-18"
 DECIDING: Mapping[int, Sequence[str]] = {1: ("epochs", "batch"), 3: ()} | {
-    2: ("epochs", "batch", "effort", "runtime", "threads", "precision")
+    2: ("epochs", "batch", "effort", "runtime", "threads", "precision", "resnet_bf16")
 }
 """Options that decide the numbers which an item keeps in files; item 4 keeps none."""
 
@@ -258,13 +258,16 @@ def item_2(setup: Setup) -> dict[str, Any]:
         models[name] = write_onnx(subnet.plan, fold(subnet))
     for side in setup.options.baseline_sides or [setup.space.dimensions[-1].choices[-1]]:
         for space in _baselines(side, setup.space.classes):
+            if space.name not in setup.options.baselines:
+                continue
             name, kept_as[name] = f"{space.name} at {side} px", f"{space.name}-{side}"
             top1 = _fixed_top1(setup, space, f"2/{kept_as[name]}", 0)
             rows[name] = {"resolution": side, "top1": top1}
             models[name] = _fixed_onnx(space)
-        name, kept_as[name] = f"{RESNET} at {side} px", f"{RESNET}-{side}"
-        rows[name] = {"resolution": side, "top1": _resnet_top1(setup, side)}
-        models[name] = module_onnx(resnet18(setup.space.classes), side)
+        if RESNET in setup.options.baselines:
+            name, kept_as[name] = f"{RESNET} at {side} px", f"{RESNET}-{side}"
+            rows[name] = {"resolution": side, "top1": _resnet_top1(setup, side)}
+            models[name] = module_onnx(resnet18(setup.space.classes), side)
     by_model = _kept_latencies_ms(setup, {kept_as[name]: model for name, model in models.items()})
     for name, row in rows.items():
         row["latency_ms"] = by_model[kept_as[name]]
@@ -308,8 +311,9 @@ def _resnet_top1(setup: Setup, side: int) -> float:
             torch.manual_seed(0)
             module = resnet18(setup.space.classes)
         train_module(
-            module, setup.training, resolution=side, epochs=options.epochs, learning_rate=RATE,
-            batch=options.batch, device=options.device, bf16=options.device != "cpu",
+            module, setup.training, setup.run / "runs" / f"2-{RESNET}-{side}", resolution=side,
+            epochs=options.epochs, learning_rate=RATE, batch=options.batch, device=options.device,
+            bf16=options.resnet_bf16 or options.device != "cpu",
         )  # fmt: skip
         return module_score(module.eval(), setup.validation, side, options.device).top1
 
@@ -457,6 +461,9 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=50, help="random subnets of items 1 and 3")
     parser.add_argument("--alone-random", type=int, default=3, help="of these, how many are trained alone")
     parser.add_argument("--budgets", type=int, default=5, help="of item 2")
+    names = [*(space.name for space in _baselines(32, 2)), RESNET]
+    parser.add_argument("--baselines", nargs="+", default=names, choices=names, help="of item 2; all of them")
+    parser.add_argument("--resnet-bf16", action="store_true", help="on a CPU too: faster where it has AMX")
     parser.add_argument("--baseline-sides", type=int, nargs="+", help="the space's largest unless given")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--side", type=int, default=160, help="side of the kept images")

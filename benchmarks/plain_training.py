@@ -5,8 +5,10 @@ Images, crops, losses, rates and the averaging of weights are those of ``bespoke
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +19,16 @@ from bespoke.supernet.training.averaging import WeightAverage
 from bespoke.supernet.training.data import ImageSet, augmented, normalised, prefetched, training_batch
 from bespoke.supernet.training.distillation import LABEL_SMOOTHING
 from bespoke.supernet.training.loop import WARM_UP_SHARE, WEIGHT_DECAY
+from bespoke.supernet.training.run_files import Checkpoint, read_checkpoint, save_checkpoint
 
 CALIBRATION_BATCHES = 30
+CHECKPOINT_STEPS = 100
 
 
 def train_module(
     module: nn.Module,
     images: ImageSet,
+    folder: Path,
     *,
     resolution: int,
     epochs: float,
@@ -33,20 +38,37 @@ def train_module(
     device: torch.device | str = "cpu",
     bf16: bool = False,
 ) -> None:
-    """Train in place; the module ends with averaged weights and BN statistics of their own."""
+    """Train in place; the module ends with averaged weights and BN statistics of their own.
+
+    A run that was stopped goes on from the last checkpoint in its folder.
+
+    Raises:
+        FileInvalid: The folder's run is another one.
+    """
     steps = math.ceil(epochs * (len(images) // batch))
     module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser, average = optimiser_of(module), WeightAverage(module, steps)
     warm_up = max(1, int(WARM_UP_SHARE * steps))
-    for step, (x_NCHW, labels_N) in enumerate(
-        _batches(images, resolution, batch, range(steps), seed, device)
-    ):
+    course = {"epochs": epochs, "rate": learning_rate, "resolution": resolution}
+    asked = json.dumps(course | {"batch": batch, "seed": seed, "images": images.digest, "bf16": bf16})
+    before = read_checkpoint(folder, asked)
+    if before is not None and before.average is not None and before.optimiser is not None:
+        module.load_state_dict(before.network)
+        average.load(before.average)
+        optimiser.load_state_dict(before.optimiser)
+    left = range(before.step if before else 0, steps)
+    batches = _batches(images, resolution, batch, left, seed, device)
+    for step, (x_NCHW, labels_N) in zip(left, batches, strict=True):
         for group in optimiser.param_groups:
             share = max(0.0, (step - warm_up) / max(1, steps - warm_up))
             rise = min(1.0, (step + 1) / warm_up)
             group["lr"] = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
         plain_step(module, optimiser, x_NCHW, labels_N, bf16=bf16)
         average.update(module, step)
+        if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == steps:
+            folder.mkdir(parents=True, exist_ok=True)
+            state = module.state_dict(), average.tensors, optimiser.state_dict()
+            save_checkpoint(folder, Checkpoint(0, step + 1, *state), asked)
     average.move_into(module)
     seen = range(steps, steps + CALIBRATION_BATCHES)
     update_bn((x for x, _ in _batches(images, resolution, batch, seen, seed, device)), module)

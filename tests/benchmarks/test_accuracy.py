@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import accuracy
+from benchmarks import accuracy, plain_training
 from benchmarks.accuracy import Setup
 from benchmarks.baselines import StaticNetwork, mobilenet_v3
 from benchmarks.input_pipeline import through_floats
@@ -19,11 +20,13 @@ from bespoke.supernet.genomes import smallest
 from bespoke.supernet.spaces import space
 from bespoke.supernet.training.augmentation import draw_crops, resampled_one_by_one
 from bespoke.supernet.training.evaluation import LabelledImages
+from bespoke.supernet.training.run_files import save_checkpoint
 from tests.supernet.training.tiny import two_colours
 
 ASKED = {
     "epochs": 60, "batch": 64, "side": 160, "images": None, "effort": "standard", "runtime": "onnxruntime",
     "threads": 1, "precision": "fp32", "device": "cpu", "baseline_sides": [32], "budgets": 1, "random": 50,
+    "baselines": ["resnet-18"], "resnet_bf16": False,
 }  # fmt: skip
 
 
@@ -84,6 +87,33 @@ def test_a_baseline_that_is_added_is_timed_and_the_others_are_not_again(
     found = accuracy.item_2(asked(tmp_path, random_zoo, baseline_sides=[32, 48]))["networks"]
     assert timed == [["resnet-18-32", f"searched-{fastest.id}"], ["resnet-18-48"]]
     assert [row["latency_ms"] for row in found.values()] == [1.0, 1.0, 2.0]
+
+
+def test_a_plain_training_that_was_stopped_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(folder: Path, epochs: float = 3) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
+            module(torch.zeros(2, 3, 16, 16))
+        plain_training.train_module(module, two_colours(12), folder, resolution=16, epochs=epochs, batch=4)
+        return module.state_dict()
+
+    def killed(*checkpoint: Any) -> None:
+        save_checkpoint(*checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plain_training, "CHECKPOINT_STEPS", 4)
+    whole = trained(tmp_path / "whole")
+    with monkeypatch.context() as broken:
+        broken.setattr(plain_training, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "stopped")
+    resumed = trained(tmp_path / "stopped")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    with pytest.raises(FileInvalid, match="another folder"):
+        trained(tmp_path / "stopped", epochs=2)
 
 
 def test_a_network_that_the_plain_one_cannot_be_is_refused() -> None:
