@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def pinned(threads: int) -> Iterator[tuple[int, ...]]:
     """Keep the calling thread, and threads that it starts, on the last allowed cores.
 
-    The first core is the one that serves most interrupts. Where the system cannot pin, or fewer
-    cores are allowed, nothing happens.
+    The first core is the one that serves most interrupts. Where the system cannot pin, or there are
+    not as many cores, nothing happens.
 
     Args:
         threads: How many cores.
@@ -24,10 +24,10 @@ def pinned(threads: int) -> Iterator[tuple[int, ...]]:
         yield ()
         return
     allowed = os.sched_getaffinity(0)
-    cores = tuple(sorted(allowed)[-threads:])
-    if len(cores) < threads:
+    if not 0 < threads <= len(allowed):
         yield ()
         return
+    cores = tuple(sorted(allowed)[-threads:])
     os.sched_setaffinity(0, cores)
     try:
         yield cores

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -46,7 +47,7 @@ class Bench(RuntimeIdentity, Protocol):
 
         Raises:
             TaskFailed: The network cannot be run, crashed its process, or took too long.
-            Unavailable: Stopped.
+            Unavailable: Stopped; or nothing can be measured any more.
         """
         ...
 
@@ -121,7 +122,8 @@ class ChildBench:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what a dead child was not told any more
+                    pipe.close()
         self._process, self._rest = None, b""
 
     def measure(
@@ -130,7 +132,7 @@ class ChildBench:
         """Measure one network in the child; see ``Bench.measure``."""
         if self.pid is None:
             self.close()
-            self._start()
+            self._start_again()
         self._send({"model": str(model.absolute()), "sha256": sha256, "timing": timing.to_json()})
         try:
             answer = self._receive(self._deadline_s, stop)
@@ -146,7 +148,10 @@ class ChildBench:
     def _start(self) -> dict[str, Any]:
         """Start the child; what its runtime is."""
         command = [sys.executable, "-m", "bespoke.agent.child"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise Unavailable(f"the measuring process cannot be started: {error}") from error
         self._send(self._set_up | {"parent": os.getpid()})
         try:
             answer = self._receive(START_S, lambda: False)
@@ -159,6 +164,17 @@ class ChildBench:
             self.close()
             raise _error(answer)
         return answer
+
+    def _start_again(self) -> None:
+        """Start a child in the place of one that has died, with the same runtime."""
+        try:
+            facts = self._start()
+        except (InvalidInput, NotFound) as error:
+            raise Unavailable(f"the runtime was there, and is no more: {error}") from error
+        if facts != self._facts:
+            self.close()
+            was, now = (f"{one['name']} {one['version']}" for one in (self._facts, facts))
+            raise Unavailable(f"the runtime is {now} now and was {was}: start again, as another device")
 
     def _bury(self) -> str:
         """Put a dead child away; how it died, in words."""

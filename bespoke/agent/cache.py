@@ -6,15 +6,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import FileInvalid, InvalidInput, Unavailable
 from bespoke.supernet.whole_files import digest_of, replacing, write_file
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LEASE = re.compile(r"[\w-]{1,128}")
+NAME = re.compile(r"[\w-]{1,128}")
 MOST_BYTES = 2**30
 
 
@@ -39,17 +40,24 @@ class ModelCache:
 
         Raises:
             InvalidInput: The digest is none, or what was fetched does not match it.
+            Unavailable: Nothing can be written here.
         """
         path = self.path(sha256)
-        if path.exists() and digest_of(path) == sha256:
-            os.utime(path)
-            return path
-        with replacing(path) as temporary:
-            fetch(sha256, temporary)
-            got = digest_of(temporary)
-            if got != sha256:
-                raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
-            self._make_room(temporary.stat().st_size)
+        with suppress(FileInvalid, FileNotFoundError):  # missing, or removed by an agent beside this one
+            if digest_of(path) == sha256:
+                os.utime(path)
+                return path
+        try:
+            with replacing(path) as temporary:
+                fetch(sha256, temporary)
+                got = digest_of(temporary)
+                if got != sha256:
+                    raise InvalidInput(f"artifact {sha256}: the bytes that came have sha256 {got}")
+                self._make_room(temporary.stat().st_size)
+        except (FileInvalid, OSError) as error:
+            raise Unavailable(
+                f"networks cannot be kept in {self.folder}: {error}; make room, or take another folder"
+            ) from error
         return path
 
     def path(self, sha256: str) -> Path:
@@ -63,12 +71,16 @@ class ModelCache:
         return self.folder / f"{sha256}.onnx"
 
     def _make_room(self, size: int) -> None:
-        files = sorted(self.folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
-        used = sum(file.stat().st_size for file in files)
-        for file in files:
+        files = []
+        for file in self.folder.glob("*.onnx"):
+            with suppress(FileNotFoundError):  # removed by an agent beside this one
+                about = file.stat()
+                files.append((about.st_mtime, about.st_size, file))
+        used = sum(bytes_ for _, bytes_, _ in files)
+        for _, bytes_, file in sorted(files):
             if used + size <= self.most_bytes:
                 return
-            used -= file.stat().st_size
+            used -= bytes_
             file.unlink(missing_ok=True)
 
 
@@ -99,6 +111,19 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def _path(self, lease_id: str) -> Path:
-        if not LEASE.fullmatch(lease_id):
-            raise InvalidInput(f"lease id: got {lease_id!r}, expected letters, digits, _ and -")
-        return self.folder / f"{lease_id}.json"
+        return self.folder / f"{plain_id('lease', lease_id)}.json"
+
+
+def plain_id(kind: str, text: str) -> str:
+    """An id that the service gave, once it is sure that it names no other folder.
+
+    Args:
+        kind: What it is the id of, for the error.
+        text: The id.
+
+    Raises:
+        InvalidInput: It has other characters than letters, digits, ``_`` and ``-``.
+    """
+    if not NAME.fullmatch(text):
+        raise InvalidInput(f"{kind} id: got {text!r}, expected letters, digits, _ and -")
+    return text

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 BYTES_PER_MIB = 2**20
+KHZ_PER_MHZ = 1000
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,11 @@ def read_conditions(cores: Sequence[int] = ()) -> Conditions:
     Args:
         cores: Those that measure; all of them where none are named.
     """
-    psutil = _psutil()
+    psutil, frequency_mhz = _psutil(), _kernel_mhz(cores)
     if psutil is None:
-        return Conditions(load=_load())
+        return Conditions(frequency_mhz=frequency_mhz, load=_load())
     return Conditions(
-        frequency_mhz=_frequency_mhz(psutil, cores),
+        frequency_mhz=_frequency_mhz(psutil, cores) if frequency_mhz is None else frequency_mhz,
         temperature_c=_temperature_c(psutil),
         load=_load(),
         free_memory_mib=int(psutil.virtual_memory().available // BYTES_PER_MIB),
@@ -63,10 +66,20 @@ def _load() -> float | None:
         return None
 
 
+def _kernel_mhz(cores: Sequence[int]) -> float | None:
+    """What the kernel tells of these very cores; None where it does not tell of each."""
+    try:
+        khz = [int((_CPUS / f"cpu{core}/cpufreq/scaling_cur_freq").read_text()) for core in cores]
+    except (OSError, ValueError):
+        return None
+    return round(sum(khz) / len(khz) / KHZ_PER_MHZ, 1) if khz else None
+
+
 def _frequency_mhz(psutil: Any, cores: Sequence[int]) -> float | None:
+    """What psutil tells, which has one value for each group of cores that share a clock."""
     try:
         seen = psutil.cpu_freq(percpu=True)
-    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+    except (AttributeError, NotImplementedError, OSError, RuntimeError, ValueError):
         return None
     chosen = [seen[core].current for core in cores if core < len(seen)] or [s.current for s in seen]
     return round(sum(chosen) / len(chosen), 1) if chosen and min(chosen) > 0 else None

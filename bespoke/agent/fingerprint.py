@@ -139,7 +139,7 @@ def _power() -> dict[str, Fact | None]:
 
 
 def _affinity(pinned: int) -> str | None:
-    """The cores that the agent may use, e.g. ``0-3``, or ``pinned 1``."""
+    """The cores that the agent may use, e.g. ``0,1,2,3``; or ``pinned 1``."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = os.sched_getaffinity(0)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bespoke.agent.bench import Bench
-from bespoke.agent.cache import ModelCache, Spool
+from bespoke.agent.cache import ModelCache, Spool, plain_id
 from bespoke.agent.measure import Measurement
 from bespoke.agent.sentinels import SentinelHistory, may_repeat
 from bespoke.client import ApiError, Client
@@ -36,8 +36,10 @@ LONGEST_ERROR = 500
 SHORTEST_SAMPLE_MS = 1e-6
 FRESH_S = 10.0
 """A sentinel measured longer ago says nothing of the window that begins now."""
-UNCLOSED = "the agent ended before the window's closing sentinel"
+UNCLOSED = "the window has no closing sentinel"
 TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+NO_ENTRY_STATUS = frozenset({401, 403})
+"""The key is not taken: nothing that a retry, or another entry, can mend."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def run_agent(
     Raises:
         ApiError: The service refuses this agent (key, scope, an unknown device); what a retry can
             mend is retried.
+        Unavailable: The bench cannot measure anything any more, or networks cannot be kept on disk.
     """
     agent = _Agent(client, bench, settings, stop, progress, sleep, watch)
     return agent.run(profile)
@@ -160,7 +163,7 @@ class _Agent:
         device = self._persist(lambda: self.client.create_device(profile.device, profile.to_json()))
         if device is None:
             return self.summary
-        self.summary = replace(self.summary, device_id=device["id"])
+        self.summary = replace(self.summary, device_id=plain_id("device", device["id"]))
         self._tell("enrolled", device["id"])
         self._hand_in_waiting()
         pause_s = self.settings.poll_s
@@ -222,8 +225,8 @@ class _Agent:
             self.summary = replace(self.summary, repeats=self.summary.repeats + 1)
         if after is not None:
             sentinel.history = SentinelHistory((after,)) if drift else sentinel.history.after(after)
-        self._close(window, [f"drift: the sentinel by {100 * drift:+.1f}%"] if drift else [])
-        return None
+        reasons = [f"drift: the sentinel by {100 * drift:+.1f}%"] if drift else []
+        return self._close(window, reasons if after is not None else [*reasons, UNCLOSED])
 
     def _measure_entries(self, window: _Window, ended: Callable[[], bool]) -> None:
         """Measure every entry of a window once; those that failed before are not tried again."""
@@ -250,15 +253,20 @@ class _Agent:
     def _measure(self, entry: Mapping[str, Any], timing: Timing, *, again: bool) -> dict[str, Any] | None:
         """One result, or None where ``stop`` came first.
 
-        Whatever a network does to the runtime, the agent lives on and says so.
+        Whatever a network does to the runtime, the agent lives on and says so. What is no network's fault
+        is not written down as one: it is raised.
         """
         result: dict[str, Any] = {"entry_id": entry["entry_id"], "round": entry["round"]}
         result["started_at"] = datetime.now(UTC).isoformat()
         try:
             result |= _fields(self._run(entry["sha256"], timing.of(entry.get("kind", "op"))))
-        except Exception as error:
-            if isinstance(error, Unavailable) and self.stop():
+        except Unavailable:
+            if self.stop():
                 return None
+            raise
+        except Exception as error:
+            if isinstance(error, ApiError) and error.status in NO_ENTRY_STATUS:
+                raise
             text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
             result |= {"samples_ms": [], "cold_ms": None, "error": text}
         failed = result["error"] is not None
@@ -296,8 +304,11 @@ class _Agent:
         return sentinel.last_ms
 
     def _fetch(self, sha256: str, path: Path) -> None:
-        self._persist(lambda: self.client.download_artifact(sha256, path))
-        if not path.exists():
+        def fetched() -> bool:
+            self.client.download_artifact(sha256, path)
+            return True
+
+        if not self._persist(fetched):
             raise Unavailable("stopped while the service could not be reached")
 
     def _hand_in(self, lease_id: str, results: list[dict[str, Any]]) -> None:
@@ -311,7 +322,7 @@ class _Agent:
         try:
             answer = self._persist(lambda: self.client.report(lease_id, results))
         except ApiError as error:
-            if error.status in (401, 403):
+            if error.status in NO_ENTRY_STATUS:
                 raise
             answer = {"accepted": 0, "refused": str(error)}
         if answer is not None:
@@ -329,7 +340,7 @@ class _Agent:
             try:
                 return call()
             except ApiError as error:
-                if error.status not in TEMPORARY_STATUS:
+                if not _may_pass(error, known=bool(self.summary.device_id)):
                     raise
                 self._tell("offline", str(error))
             except Unavailable as error:
@@ -377,6 +388,18 @@ class _Sentinel:
     at_s: float = -math.inf
 
 
+def _may_pass(error: ApiError, *, known: bool) -> bool:
+    """Whether an error may be gone in a while.
+
+    Args:
+        error: The answer.
+        known: Whether the service has answered before. Then an error that is none of its own problems
+            comes from something in front of it, which finds no service there while that restarts.
+    """
+    foreign = known and not error.slug and error.status not in NO_ENTRY_STATUS
+    return foreign or error.status in TEMPORARY_STATUS
+
+
 def _fields(measured: Measurement) -> dict[str, Any]:
     """A measurement as a report tells it."""
     return {
@@ -403,7 +426,7 @@ def _heartbeat(client: Client, lease_id: str, ttl_s: float) -> Iterator[threadin
             try:
                 client.heartbeat(lease_id)
             except ApiError as error:
-                if error.status not in TEMPORARY_STATUS:
+                if not _may_pass(error, known=True):
                     lost.set()
                     return
             except BespokeError:

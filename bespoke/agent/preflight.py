@@ -46,6 +46,7 @@ def preflight(
     *,
     threads: int,
     cores: int,
+    usable_cores: int | None = None,
     governor: str = "",
     driver: str = "",
     clock_step_ns: int = 1,
@@ -56,7 +57,8 @@ def preflight(
     Args:
         conditions: The machine now.
         threads: How many the runtime will use.
-        cores: How many the machine has.
+        cores: How many the machine has, all of which its load is spread over.
+        usable_cores: How many of them this process may use; all where it is None.
         governor: The frequency governor; empty where there is none.
         driver: The governor's driver.
         clock_step_ns: The clock's smallest step.
@@ -75,8 +77,9 @@ def preflight(
     if clock_step_ns > COARSE_CLOCK_NS:
         coarse = f"clock: steps of {clock_step_ns / 1e3:.0f} µs, {COARSE_CLOCK_NS / 1e3:.0f} wanted"
         (refused if clock_step_ns >= COARSEST_CLOCK_NS else degraded).append(coarse)
-    if threads > cores:
-        refused.append(f"threads: {threads} asked for, this process may use {cores} cores")
+    usable = cores if usable_cores is None else usable_cores
+    if threads > usable:
+        refused.append(f"threads: {threads} asked for, this process may use {usable} cores")
     others = (conditions.load or 0.0) - (threads if measuring else 0)
     if others > max(cores - threads, 0) + SPARE_LOAD:
         degraded.append(f"load: other work keeps {others:.1f} of {cores} cores busy, {threads} wanted free")
@@ -98,7 +101,8 @@ def judge_here(threads: int, *, measuring: bool = False) -> Preflight:
     return preflight(
         read_conditions(),
         threads=threads,
-        cores=usable_cores(),
+        cores=os.cpu_count() or 1,
+        usable_cores=_usable_cores(),
         governor=governor,
         driver=driver,
         clock_step_ns=clock_step_ns(),
@@ -106,11 +110,9 @@ def judge_here(threads: int, *, measuring: bool = False) -> Preflight:
     )
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _usable_cores() -> int | None:
+    """How many cores this process may use; None where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def clock_step_ns(clock: Callable[[], int] = time.perf_counter_ns, steps: int = 20) -> int:

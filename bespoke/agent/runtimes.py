@@ -23,6 +23,14 @@ Model = Path | bytes
 
 Array = NDArray[Any]
 
+_PLAIN_PROVIDER = "CPUExecutionProvider"
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"B\x04\n\x00\x10\x11"
+)
+"""The smallest network, as ONNX: what a provider is tried with."""
+
 
 class RuntimeIdentity(Protocol):
     """What a profile says of a runtime."""
@@ -88,13 +96,15 @@ class OnnxRuntime:
     """
 
     threads: int = 1
-    provider: str = "CPUExecutionProvider"
+    provider: str = _PLAIN_PROVIDER
 
     def __post_init__(self) -> None:
         _expect_threads(self.threads)
         available = _onnxruntime().get_available_providers()
         if self.provider not in available:
             raise NotFound("execution provider", self.provider, available)
+        if self.provider != _PLAIN_PROVIDER:
+            self._session(_IDENTITY)
 
     @property
     def name(self) -> str:
@@ -135,11 +145,18 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        providers = list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
+        providers = list(dict.fromkeys([self.provider, _PLAIN_PROVIDER]))
         try:
-            return ort.InferenceSession(_name_or_bytes(model), options, providers=providers)
+            session = ort.InferenceSession(_name_or_bytes(model), options, providers=providers)
         except Exception as error:
             raise _refused(self.name, model, error) from error
+        # A provider that is there but does not start (a driver is missing) is left out without an error.
+        if self.provider not in session.get_providers():
+            raise Unavailable(
+                f"onnxruntime has {self.provider}, which does not start here, and would run networks with "
+                f"{', '.join(session.get_providers())}: see what it wrote before, often a missing driver"
+            )
+        return session
 
 
 @dataclass(frozen=True)
@@ -208,7 +225,7 @@ class OpenVino:
 
 
 RUNTIMES: Mapping[str, Callable[[int, str | None], Runtime]] = {
-    "onnxruntime": lambda threads, provider: OnnxRuntime(threads, provider or "CPUExecutionProvider"),
+    "onnxruntime": lambda threads, provider: OnnxRuntime(threads, provider or _PLAIN_PROVIDER),
     "openvino": lambda threads, provider: OpenVino(threads, provider or "CPU"),
 }
 
@@ -224,7 +241,7 @@ def open_runtime(name: str = "onnxruntime", threads: int = 1, provider: str | No
     Raises:
         NotFound: There is no such runtime, or it lacks the provider.
         InvalidInput: There must be at least one thread.
-        Unavailable: Its package is not installed.
+        Unavailable: Its package is not installed, or the provider does not start.
     """
     if name not in RUNTIMES:
         raise NotFound("runtime", name, sorted(RUNTIMES))

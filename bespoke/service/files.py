@@ -16,7 +16,8 @@ from bespoke.service.problems import responses
 
 __all__ = ["FILE_RESPONSES", "file_response"]
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+# Thousands of digits are no number to Python.
+_RANGE = re.compile(r"bytes=([0-9]{0,100})-([0-9]{0,100})")
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 FILE_RESPONSES: dict[int | str, dict[str, Any]] = {

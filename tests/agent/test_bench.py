@@ -115,6 +115,39 @@ def test_errors_of_the_runtime_come_through() -> None:
         ChildBench("tvm")
     with pytest.raises(InvalidInput, match="at least 1"):
         ChildBench(threads=0)
+    with pytest.raises(InvalidInput, match="got -10000, expected at least 1"):
+        ChildBench(threads=-10_000)
+
+
+def test_a_child_that_dies_before_it_is_asked_is_told(
+    model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ChildBench(pin=False) as bench:
+        assert bench.pid is not None
+        # It dies right after it was looked at.
+        monkeypatch.setattr(ChildBench, "pid", child := bench.pid)
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(TaskFailed, match=r"ended its process.*SIGKILL"):
+            bench.measure(*model, QUICK)
+
+
+def test_a_machine_without_memory_for_a_child_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(Unavailable, match=r"cannot be started: .*Cannot allocate memory"):
+        ChildBench()
+
+
+def test_another_runtime_does_not_take_the_place_of_the_one_that_crashed(model: tuple[Path, str]) -> None:
+    with ChildBench(pin=False) as bench:
+        bench._facts["version"] = "0.1"
+        bench.close()
+        with pytest.raises(Unavailable, match=r"now and was onnxruntime 0\.1"):
+            bench.measure(*model, QUICK)
+        assert bench.pid is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel cannot")

@@ -17,7 +17,7 @@ from bespoke.agent import AgentEvent, AgentSettings, Bench, ChildBench, Measurem
 from bespoke.agent.cache import ModelCache, Spool
 from bespoke.client import ApiError, Client
 from bespoke.latency_tables import Timing
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import InvalidInput, TaskFailed, Unavailable
 from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 from bespoke.supernet.ops import Op
 
@@ -46,10 +46,14 @@ class Service:
         self.results: dict[str, dict[str, Any]] = {}
         self.rounds: set[tuple[str, int]] = set()
         self.asked: list[str] = []
-        self.failures: dict[str, list[int | Exception]] = {}
+        self.failures: dict[str, list[int | str | Exception]] = {}
+        self.device_id = "dev1"
 
-    def fail(self, what: str, *answers: int | Exception) -> None:
-        """Let the next calls of a kind (devices, lease, artifacts, report, heartbeat) fail."""
+    def fail(self, what: str, *answers: int | str | Exception) -> None:
+        """Let the next calls of a kind (devices, lease, artifacts, report, heartbeat) fail.
+
+        A text is a 404 that something in front of the service answers.
+        """
         self.failures[what] = list(answers)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -62,6 +66,8 @@ class Service:
             failure = self.failures[what].pop(0)
             if isinstance(failure, Exception):
                 raise failure
+            if isinstance(failure, str):
+                return httpx.Response(404, text=failure)
             return httpx.Response(
                 failure, json={"type": "https://bespoke.dev/problems/x", "title": "told to"}
             )
@@ -70,7 +76,7 @@ class Service:
         return answer
 
     def devices(self, body: dict[str, Any], path: str) -> httpx.Response:
-        return httpx.Response(201, json={"id": "dev1", "name": body["name"]})
+        return httpx.Response(201, json={"id": self.device_id, "name": body["name"]})
 
     def lease(self, body: dict[str, Any], path: str) -> httpx.Response:
         taken, self.todo = self.todo[: body["entries"]], self.todo[body["entries"] :]
@@ -180,6 +186,15 @@ def test_bytes_that_do_not_match_their_digest_never_run(tmp_path: Path, bench: B
     assert all(result["error"] for result in service.results.values())
 
 
+@pytest.mark.parametrize("what", ["lease", "artifacts", "report"])
+def test_a_proxy_that_finds_no_service_is_waited_out(tmp_path: Path, bench: Bench, what: str) -> None:
+    service = Service(models(2))
+    service.fail(what, *["404 page not found"] * 2)
+    Agent(service, tmp_path, bench).run()
+    assert len(service.results) == 2
+    assert all(result["error"] is None for result in service.results.values())
+
+
 @pytest.mark.parametrize("what", ["devices", "lease", "artifacts", "report"])
 def test_a_cut_line_and_a_tired_server_are_waited_out(tmp_path: Path, bench: Bench, what: str) -> None:
     service = Service(models(2))
@@ -201,6 +216,24 @@ def test_a_refusal_is_raised(tmp_path: Path, bench: Bench, what: str, status: in
     assert raised.value.status == status
 
 
+def test_a_key_that_is_not_taken_is_no_failure_of_a_network(tmp_path: Path, bench: Bench) -> None:
+    service = Service(models(2))
+    service.fail("artifacts", *[401] * 9)
+    with pytest.raises(ApiError, match="401"):
+        Agent(service, tmp_path, bench).run()
+    assert waiting(tmp_path) == []
+
+
+def test_a_bench_that_measures_nothing_any_more_ends_the_agent(tmp_path: Path) -> None:
+    class GoneBench(ScriptedBench):
+        def measure(self, *_: Any) -> Measurement:
+            raise Unavailable("the runtime was there, and is no more")
+
+    with pytest.raises(Unavailable, match="no more"):
+        Agent(Service(models(2)), tmp_path, GoneBench(b"")).run()
+    assert waiting(tmp_path) == []
+
+
 def waiting(cache: Path) -> list[Path]:
     """The files of results that the service has not taken."""
     return list((cache / "results").rglob("*.json"))
@@ -216,6 +249,20 @@ def test_results_survive_a_restart(tmp_path: Path, bench: Bench) -> None:
     again.run(stop=lambda: "reported" in again.kinds())
     assert len(service.results) == 3
     assert waiting(tmp_path) == []
+
+
+def test_a_stop_while_a_network_is_fetched_is_no_failure_of_it(tmp_path: Path, bench: Bench) -> None:
+    class CutOff(Service):
+        def artifacts(self, body: dict[str, Any], path: str) -> httpx.Response:
+            if self.asked.count("artifacts") > 1:
+                raise httpx.ConnectError("cut")
+            return super().artifacts(body, path)
+
+    service = CutOff(models(2))
+    agent = Agent(service, tmp_path, bench)
+    agent.run(stop=lambda: "offline" in agent.kinds())
+    assert "offline" in agent.kinds()
+    assert [result["error"] for result in service.results.values() if result["error"]] == []
 
 
 def test_results_that_nobody_takes_are_dropped(tmp_path: Path, bench: Bench) -> None:
@@ -278,6 +325,25 @@ def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None
     assert sorted(file.stem for file in tmp_path.glob("*.onnx")) == sorted(digests[1:])
 
 
+def test_a_full_disk_is_no_failure_of_a_network(tmp_path: Path, bench: Bench) -> None:
+    class FullDisk(Service):
+        def artifacts(self, body: dict[str, Any], path: str) -> httpx.Response:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(Unavailable, match=r"networks cannot be kept in .*models: .*No space left"):
+        Agent(FullDisk(models(1)), tmp_path, bench).run()
+    assert waiting(tmp_path) == []
+
+
+def test_a_cache_that_another_agent_clears_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda folder, _: iter([folder / "gone.onnx"]))
+    digest = hashlib.sha256(b"x").hexdigest()
+    path = ModelCache(tmp_path).get(digest, lambda _, path: path.write_bytes(b"x"))
+    assert path.read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "", "abc"])
 def test_a_digest_cannot_name_another_file(tmp_path: Path, digest: str) -> None:
     with pytest.raises(InvalidInput, match="64 hexadecimal"):
@@ -287,6 +353,16 @@ def test_a_digest_cannot_name_another_file(tmp_path: Path, digest: str) -> None:
 def test_a_lease_id_cannot_name_another_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="lease id"):
         Spool(tmp_path).keep("../x", [{}])
+
+
+def test_a_device_id_cannot_name_another_folder(tmp_path: Path, bench: Bench) -> None:
+    private = tmp_path / "private.json"
+    private.write_text('[{"password": "x"}]')
+    service = Service(models(1))
+    service.device_id = "../.."
+    with pytest.raises(InvalidInput, match=r"device id: got '../..'"):
+        Agent(service, tmp_path / "agent", bench).run()
+    assert "report" not in service.asked and private.exists()
 
 
 class ScriptedBench:
@@ -338,6 +414,20 @@ def test_a_window_in_which_the_sentinel_drifts_is_measured_again(tmp_path: Path)
     assert len(service.results) == summary.measured == 4
     assert {result["repeated"] for result in service.results.values()} == {1}
     assert all(result["degraded"] == [] for result in service.results.values())
+
+
+def test_results_tell_that_their_sentinel_could_not_be_measured(tmp_path: Path) -> None:
+    class Crashes(ScriptedBench):
+        def measure(self, model: Path, sha256: str, *rest: Any) -> Measurement:
+            if sha256 == self.sentinel:
+                raise TaskFailed("measure", "the network ended its process")
+            return super().measure(model, sha256, *rest)
+
+    service, network = sentinel_service(3)
+    Agent(service, tmp_path, Crashes(network, 2.0)).run()
+    assert {tuple(result["degraded"]) for result in service.results.values()} == {
+        ("the window has no closing sentinel",)
+    }
 
 
 def test_a_device_that_never_stands_still_is_measured_a_bounded_number_of_times(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The pre-flight: what refuses, what degrades, and the words for it."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,11 @@ def test_load_that_leaves_the_threads_a_core_is_no_harm() -> None:
     assert judged(load=3.9, measuring=True).degraded == ()
 
 
+def test_load_is_spread_over_all_cores_of_which_this_process_may_use_some() -> None:
+    assert judged(load=20.0, cores=64, usable_cores=2) == Preflight((), ())
+    assert "2 asked for, this process may use 1 cores" in judged(threads=2, usable_cores=1).refused[0]
+
+
 def test_a_governor_that_rises_by_itself_is_no_harm() -> None:
     assert judged(governor="powersave", driver="intel_pstate").degraded == ()
 
@@ -68,6 +74,26 @@ def test_the_clocks_step_is_seen() -> None:
     ticks = itertools.chain.from_iterable((t, t, t) for t in itertools.count(0, 1_000_000))
     assert clock_step_ns(lambda: next(ticks)) == 1_000_000
     assert 0 < clock_step_ns() < 1_000_000
+
+
+def test_the_frequency_is_that_of_the_cores_that_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for core, khz in enumerate((1_000_000, 1_000_000, 2_400_000, 2_400_000)):
+        folder = tmp_path / f"cpu{core}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text(f"{khz}\n")
+    monkeypatch.setattr("bespoke.agent.conditions._CPUS", tmp_path)
+    assert read_conditions((3,)).frequency_mhz == 2400.0
+    assert read_conditions((1, 2)).frequency_mhz == 1700.0
+
+
+def test_a_frequency_that_the_kernel_does_not_know_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(percpu: bool) -> list[float]:
+        return [int("<unknown>")]
+
+    monkeypatch.setattr("psutil.cpu_freq", unknown)
+    assert read_conditions().frequency_mhz is None
 
 
 def test_this_machine_can_be_judged() -> None:

@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from bespoke.agent import RUNTIMES, OnnxRuntime, Runtime, measure, open_runtime
 from bespoke.latency_tables import Timing
-from bespoke.supernet.errors import InvalidInput, NotFound
+from bespoke.supernet.errors import InvalidInput, NotFound, Unavailable
 from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
 from bespoke.supernet.ops import Op
 
@@ -73,6 +75,25 @@ def test_it_takes_what_threads_and_providers_there_are(runtime: Runtime) -> None
         open_runtime(runtime.name, threads=0)
     with pytest.raises(NotFound, match=runtime.provider):
         open_runtime(runtime.name, provider="Abacus")
+
+
+class WithoutDriver:
+    """ONNX Runtime for GPUs on a machine without a driver: it knows the provider, and starts without it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, model: bytes, options: Any, providers: list[str]) -> Any:
+        return onnxruntime.InferenceSession(model, options, providers=providers[1:])
+
+
+def test_a_provider_that_does_not_start_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bespoke.agent.runtimes._onnxruntime", WithoutDriver)
+    with pytest.raises(Unavailable, match="CUDAExecutionProvider, which does not start here"):
+        open_runtime("onnxruntime", provider="CUDAExecutionProvider")
 
 
 BUSY = """

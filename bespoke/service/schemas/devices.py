@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from bespoke.service.schemas.common import Incoming, Label, Outgoing
+
+# Only a text with bounds is looked at: half of a surrogate pair could be stored, and never be answered.
+Fact = Annotated[str, Field(max_length=10_000)] | int | float
 
 
 class Profile(Incoming):
@@ -20,7 +23,7 @@ class Profile(Incoming):
     threads: int = Field(ge=0, le=4096, description="Inside one op; 0 where nobody knows.")
     precision: Label
     batch: int = Field(ge=1, le=65536)
-    fingerprint: dict[Label, str | int | float] = Field(default_factory=dict, max_length=200)
+    fingerprint: dict[Label, Fact] = Field(default_factory=dict, max_length=200)
 
 
 class DeviceRequest(Incoming):
