@@ -27,7 +27,7 @@ from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.profiling import ProfilingPlan, Report, entry_plan
 from bespoke.latency_tables.quality import Correction, Floats, fit_correction, quality_card
 from bespoke.latency_tables.reports import check_samples
-from bespoke.latency_tables.table import LatencyStat, LatencyTable, Statistic
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, Statistic, checked
 from bespoke.latency_tables.timing import LOW_QUANTILE
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import Plan, SearchSpace
@@ -86,7 +86,8 @@ def build_table(
     Raises:
         TableIncomplete: An op has neither samples nor a place in ``base``.
         MeasurementInvalid: A time is not finite, not positive or absurd.
-        InvalidInput: No validation subnet has samples, or ops and subnets are in different units.
+        InvalidInput: No validation subnet has samples, or ops and subnets, or ops among each other, are
+            in different units.
         Unavailable: Sums fail, and scikit-learn, which fits the other model, is not installed.
     """
     measured = _Measured.collect(plan, reports)
@@ -118,7 +119,8 @@ def build_table(
         duration_s=measured.busy_s if duration_s is None else duration_s,
         drift=measured.drift(),
     )
-    return replace(table, quality=card, interval=conformal_half_width((seen - predicted) / predicted))
+    interval = conformal_half_width((seen - predicted) / predicted)
+    return checked(replace(table, quality=card, interval=interval))
 
 
 # What was measured
@@ -301,7 +303,7 @@ def _fit(
         _floats([sum(map(op_weights_mb, subnet.plan.ops)) for subnet in fitted]),
         _seen(fitted, statistic),
         _floats([len(subnet.plan.ops) for subnet in fitted]),
-        min(stats[op.key].by(statistic) for subnet in fitted for op in subnet.plan.ops),
+        min(stat.by(statistic) for stat in stats.values()),
     )
 
 

@@ -143,8 +143,8 @@ def _stat(number: int, row: Mapping[str, str]) -> dict[str, Any]:
             if name == "median_ms":
                 raise InvalidInput(f"line {number}: got no median_ms, expected ms")
             found[name] = 0 if count else found["median_ms"]
-        elif count and text.isascii() and text.isdecimal() and len(text) < 16:
-            found[name] = int(text)
+        elif text.isascii() and text.isdecimal() and len(text) < 16:
+            found[name] = int(text)  # of ms too, as JSON reads it: the revision tells 1 from 1.0
         elif not count and _DECIMAL.fullmatch(text):
             found[name] = float(text)
         else:

@@ -34,7 +34,7 @@ from bespoke.latency_tables.regression import (
     shape_prior,
 )
 from bespoke.latency_tables.shapes import OpArrays, SpaceOps
-from bespoke.latency_tables.table import LatencyTable
+from bespoke.latency_tables.table import LatencyTable, checked
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import Architecture, SearchSpace, decode, encode
 from bespoke.supernet.errors import InvalidInput, TableIncomplete
@@ -100,7 +100,7 @@ def few_shot_table(
         the leave-one-out one, or what the regression itself expects where that is more.
 
     Raises:
-        InvalidInput: There is no reference, or a latency is not positive.
+        InvalidInput: There is no reference, a latency is not positive, or they are not in one unit.
         TableIncomplete: A reference has hardly an op that could be read.
         Unavailable: SciPy is not installed.
     """
@@ -127,13 +127,15 @@ def few_shot_table(
             drift=0.0,
         )
         interval = max(interval, conformal_half_width((seen - predicted) / predicted))
-    return LatencyTable(
-        profile,
-        price_stats(ops, fit.prices_ms, counts[fit.kept]),
-        quality=card,
-        interval=interval,
-        source="few-shot",
-        provisional=True,
+    return checked(
+        LatencyTable(
+            profile,
+            price_stats(ops, fit.prices_ms, counts[fit.kept]),
+            quality=card,
+            interval=interval,
+            source="few-shot",
+            provisional=True,
+        )
     )
 
 

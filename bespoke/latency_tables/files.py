@@ -13,7 +13,7 @@ MOST_BYTES = 64_000_000
 
 
 def read_text(path: Path, expected: str = "a latency table") -> str:
-    """The text of a file.
+    """The text of a file, without the byte order mark that spreadsheets put first.
 
     Raises:
         FileInvalid: It cannot be read, is larger than ``MOST_BYTES``, or is no UTF-8.
@@ -22,7 +22,7 @@ def read_text(path: Path, expected: str = "a latency table") -> str:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise FileInvalid(path, f"is {size} bytes, expected {expected} of at most {MOST_BYTES}")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FileInvalid(path, f"expected {expected}; {error}") from error
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.latency_tables.files import parse_json
-from bespoke.latency_tables.plausibility import SHORTEST_MS, latency_problem
+from bespoke.latency_tables.plausibility import SHORTEST_MS, latency_problem, short
 from bespoke.latency_tables.profile import DeviceProfile
 from bespoke.latency_tables.quality import Floats, quality_card
 from bespoke.latency_tables.regression import (
@@ -30,7 +30,7 @@ from bespoke.latency_tables.regression import (
     shape_weights,
 )
 from bespoke.latency_tables.shapes import SpaceOps
-from bespoke.latency_tables.table import LatencyStat, LatencyTable
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, checked
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import Architecture, SearchSpace, encode, own_fields, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, InvalidInput
@@ -41,6 +41,9 @@ FEWEST_NETWORKS = 10
 """With fewer, shapes alone say little: a reference table of another device (few-shot) says more."""
 MOST_LINES = 10_000
 FOLDS = 5
+ELSEWHERE_PER_OCTAVE = 0.4
+"""By how much prices are further off at other resolutions than the only one of a log, for each octave
+between the sides: nine of ten networks were within this on two real devices and an invented one."""
 UNIT = 1000.0
 """Between seconds, milliseconds and microseconds."""
 UNIT_SLACK = 2.0
@@ -100,7 +103,8 @@ def fit_table(
     dozen scales of the regression are of all networks). Its ``repeat_mape`` is over networks that
     came several times, and 0 where none did: unknown. The interval is the larger of those that hold
     for networks left out at random and, where the space has resolutions that the log lacks, for
-    whole resolutions left out.
+    whole resolutions left out. A log of one resolution can leave none out: its interval is wider by
+    ``ELSEWHERE_PER_OCTAVE`` for each octave to the furthest side of the space.
 
     Args:
         space: Whose ops are priced, all of them, at all its resolutions.
@@ -109,7 +113,7 @@ def fit_table(
         seed: Of the folds.
 
     Raises:
-        InvalidInput: There are too few networks, or a latency is not positive.
+        InvalidInput: There are too few networks, a latency is not positive, or they are not in one unit.
         Unavailable: SciPy is not installed.
     """
     log = Log.of(space, samples)
@@ -125,10 +129,12 @@ def fit_table(
     predicted = _left_out(ops, counts, log, fit, folds)
     seen = log.latency_ms[fit.kept]
     interval = conformal_half_width((seen - predicted) / predicted)
-    folds = log.resolution_folds()
-    if set(space.dimensions[-1].choices) > set(log.resolutions) and len(set(folds.tolist())) > 1:
-        elsewhere = _left_out(ops, counts, log, fit, folds)
+    sides, known = space.dimensions[-1].choices, sorted(set(log.resolutions))
+    if set(sides) > set(known) and len(known) > 1:
+        elsewhere = _left_out(ops, counts, log, fit, log.resolution_folds())
         interval = max(interval, conformal_half_width((seen - elsewhere) / elsewhere))
+    elif len(known) == 1:
+        interval += ELSEWHERE_PER_OCTAVE * max(abs(math.log2(side / known[0])) for side in sides)
     card = quality_card(
         predicted,
         seen,
@@ -138,12 +144,14 @@ def fit_table(
         duration_s=0.0,
         drift=0.0,
     )
-    return LatencyTable(
-        profile,
-        price_stats(ops, fit.prices_ms, counts[fit.kept]),
-        quality=card,
-        interval=interval,
-        source="networks",
+    return checked(
+        LatencyTable(
+            profile,
+            price_stats(ops, fit.prices_ms, counts[fit.kept]),
+            quality=card,
+            interval=interval,
+            source="networks",
+        )
     )
 
 
@@ -243,7 +251,7 @@ def _read_sample(number: int, line: str, space: SearchSpace) -> NetworkSample:
     except InvalidInput as error:
         raise InvalidInput(f"line {number}: expected an architecture as JSON; {error}") from error
     if not isinstance(data, dict):
-        raise InvalidInput(f"line {number}: got {data!r}, expected an architecture as a JSON object")
+        raise InvalidInput(f"line {number}: got {short(data)}, expected an architecture as a JSON object")
     if LATENCY not in data:
         raise InvalidInput(f"line {number}: expected the field {LATENCY!r} beside the architecture's")
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from bespoke.latency_tables.building import measured_networks
 from bespoke.latency_tables.profiling import ProfilingPlan, Report, entry_plan
 from bespoke.latency_tables.quality import Correction, quality_card
-from bespoke.latency_tables.table import LatencyTable
+from bespoke.latency_tables.table import LatencyTable, checked
 from bespoke.supernet.agreement import conformal_half_width
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput
@@ -82,7 +82,7 @@ def scaled_to(
         reports: What came.
 
     Raises:
-        InvalidInput: No network was measured.
+        InvalidInput: No network was measured, or they are in another unit than the table.
         MeasurementInvalid: A time is not finite, not positive or absurd.
     """
     seen_ms = measured_ms(table, plan, reports)
@@ -106,12 +106,14 @@ def scaled_to(
             duration_s=card.duration_s,
             drift=card.drift,
         )
-    return replace(
-        _scaled(table, factor),
-        quality=card,
-        interval=max(
-            conformal_half_width((seen - predicted) / predicted), 0.0 if len(points) else table.interval
-        ),
+    return checked(
+        replace(
+            _scaled(table, factor),
+            quality=card,
+            interval=max(
+                conformal_half_width((seen - predicted) / predicted), 0.0 if len(points) else table.interval
+            ),
+        )
     )
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -27,7 +27,7 @@ from typing import Any, cast
 from bespoke.latency_tables.files import read_text
 from bespoke.latency_tables.plausibility import MOST_KEY, latency_problem, odd_units, short
 from bespoke.latency_tables.profile import DeviceProfile
-from bespoke.latency_tables.table import LatencyStat, LatencyTable, covered_space, slot_ops
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, checked, covered_space, slot_ops
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import FileInvalid, InvalidInput, Unavailable
 from bespoke.supernet.ops import Op, OpKey, is_possible
@@ -61,9 +61,12 @@ def read_official(paths: Sequence[Path]) -> LatencyTable:
         paths: The YAML files.
 
     Raises:
-        FileInvalid: A file is no such table, or two are of the same resolution.
+        FileInvalid: A file is no such table, two are of the same resolution, or in different units.
+        InvalidInput: There is no file.
         Unavailable: PyYAML is not installed.
     """
+    if not paths:
+        raise InvalidInput("got no file, expected published latency tables (.yaml), one a resolution")
     files: dict[int, dict[OpKey, LatencyStat]] = {}
     for path in paths:
         resolution, stats = _read_file(path)
@@ -79,13 +82,17 @@ def read_official(paths: Sequence[Path]) -> LatencyTable:
         if len(stats_of_key) > 1:
             for resolution, stat in stats_of_key.items():
                 own[resolution][key] = stat
-    return LatencyTable(
+    table = LatencyTable(
         profile=unknown_profile(paths[0].resolve().parent.name, "published Once-for-All latency table"),
         stats={key: _pooled(list(stats.values())) for key, stats in by_key.items()},
         statistic="mean",
         by_resolution=dict(own),
         source="published",
     )
+    try:
+        return checked(table)
+    except InvalidInput as error:
+        raise FileInvalid(paths[-1], f"does not fit to the other files; {error}") from error
 
 
 def op_of(key: str) -> Op | None:
@@ -233,13 +240,29 @@ def _yaml() -> ModuleType:
 def _load_yaml(path: Path) -> Mapping[Any, Any]:
     yaml = _yaml()
     text = read_text(path, "a published Once-for-All latency table")
+    loader = _distinct_loader(yaml)
     try:
-        data = yaml.load(text, Loader=_distinct_loader(yaml))
+        _refuse_nested_aliases(yaml, yaml.parse(text, Loader=loader))
+        data = yaml.load(text, Loader=loader)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise FileInvalid(path, f"expected a published Once-for-All latency table; {error}") from error
     if not isinstance(data, Mapping) or not data:
         raise FileInvalid(path, "expected a published Once-for-All latency table: key to {count, mean, std}")
     return data
+
+
+def _refuse_nested_aliases(yaml: ModuleType, events: Iterable[Any]) -> None:
+    """Refuse aliases (``*name``) of what holds aliases itself: a dozen are more than any memory holds."""
+    named: list[bool] = []  # of each open collection: whether it, or one around it, has a name
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            named.append(event.anchor is not None or any(named[-1:]))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            named.pop()
+        elif isinstance(event, yaml.AliasEvent) and any(named[-1:]):
+            raise ValueError(
+                f"*{event.anchor} stands inside of what has a name itself; expected plain entries"
+            )
 
 
 def _distinct_loader(yaml: ModuleType) -> Any:

@@ -52,7 +52,8 @@ def plot_quality(card: QualityCard, title: str = "", interval: float = 0.0) -> b
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set_xlabel("predicted latency, ms", color=INK)
     axes.set_ylabel("measured latency, ms", color=INK)
-    axes.set_title(title, loc="left", color=INK, fontsize=13, wrap=True)
+    # A label is no formula, which two dollars would make of it.
+    axes.set_title(title.replace("$", r"\$"), loc="left", color=INK, fontsize=13, wrap=True)
     axes.grid(color=GREY, alpha=0.3, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.text(0.97, 0.03, _words(card), transform=axes.transAxes, ha="right", va="bottom", color=INK)

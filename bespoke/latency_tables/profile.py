@@ -69,15 +69,15 @@ class DeviceProfile:
         _expect_names(data, {field.name for field in fields(DeviceProfile)})
         texts = ("device", "runtime", "runtime_version", "provider", "precision")
         for name in texts:
-            _expect(isinstance(data[name], str) and data[name], name, data[name], "a text")
+            _expect(_is_text(data[name]) and data[name], name, data[name], "a text")
         for name, least in (("threads", 0), ("batch", 1)):
             value = data[name]
             _expect(type(value) is int and value >= least, name, value, f"an integer of at least {least}")
         facts = data["fingerprint"]
         _expect(isinstance(facts, Mapping), "fingerprint", facts, "an object")
         for fact, value in facts.items():
-            plain = isinstance(value, str) or is_number(value)
-            _expect(plain, f"fingerprint.{fact}", value, "a text or a number")
+            _expect(_is_text(fact), "fingerprint", fact, "names that are texts")
+            _expect(_is_text(value) or is_number(value), f"fingerprint.{fact}", value, "a text or a number")
         return DeviceProfile(
             **{name: data[name] for name in data if name != "fingerprint"}, fingerprint=dict(facts)
         )
@@ -87,6 +87,11 @@ def canonical_digest(data: Any) -> str:
     """sha256, in hex, of an object's JSON with sorted keys and no spaces."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that can be sent and printed: JSON may hold halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _expect_names(data: Mapping[str, Any], names: set[str]) -> None:

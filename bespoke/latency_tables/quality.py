@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bespoke.latency_tables.plausibility import is_number, latency_problem, short
+from bespoke.latency_tables.plausibility import UNIT_FACTOR, is_number, latency_problem, short
 from bespoke.supernet.agreement import kendall_tau, spearman
 from bespoke.supernet.errors import InvalidInput
 
@@ -237,11 +237,15 @@ def _combinations(count: int, size: int) -> NDArray[np.int64]:
 
 
 def _sensible(coefficients: Floats, columns: Floats, smallest_op_ms: float) -> NDArray[np.bool_]:
-    """Whether more work never makes a network faster, and at most half of a sum is taken back. (M,)."""
+    """Whether more work never makes a network faster, and at most half of a sum is taken back. (M,).
+
+    The scale is such as ``table.checked`` takes for one of the same unit.
+    """
     scale, overhead, weights, per_op = coefficients.T
     back = overhead[:, None] * columns[:, 1] + per_op[:, None] * columns[:, 3]
     kept = (back >= -scale[:, None] * columns[:, 0] / 2).all(axis=1)
-    return (scale > 0) & (weights >= 0) & (per_op >= -scale * smallest_op_ms) & kept
+    one_unit = (scale > 1 / UNIT_FACTOR) & (scale < UNIT_FACTOR)
+    return one_unit & (weights >= 0) & (per_op >= -scale * smallest_op_ms) & kept
 
 
 def quality_card(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bespoke.latency_tables.exchange import read_csv
 from bespoke.latency_tables.official import read_official, tells_nothing
-from bespoke.latency_tables.table import LatencyTable
-from bespoke.supernet.errors import FileInvalid
+from bespoke.latency_tables.table import LatencyStat, LatencyTable, checked
+from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.ops import OpKey
 
 OURS: Mapping[str, Callable[[Path], LatencyTable]] = {".json": LatencyTable.load, ".csv": read_csv}
 PUBLISHED = (".yaml", ".yml")
@@ -65,22 +66,32 @@ def _merge(tables: Sequence[tuple[Path, LatencyTable]]) -> LatencyTable:
             raise FileInvalid(path, f"has another correction than {first}; profile one space for both")
         if (table.source, table.networks) != (merged.source, merged.networks):
             raise FileInvalid(path, f"was made in another way than {first}; profile one space for both")
-        by_samples = sorted([*merged.stats.items(), *table.stats.items()], key=lambda item: item[1].samples)
         same = (table.quality, table.audit) == (merged.quality, merged.audit)
         sides = {*merged.by_resolution, *table.by_resolution}
         merged = replace(
             merged,
-            stats=dict(by_samples),
+            stats=_by_samples(merged.stats, table.stats),
             quality=merged.quality if same else None,
             interval=max(merged.interval, table.interval),
             by_resolution={
-                side: {**merged.by_resolution.get(side, {}), **table.by_resolution.get(side, {})}
+                side: _by_samples(merged.by_resolution.get(side, {}), table.by_resolution.get(side, {}))
                 for side in sides
             },
             provisional=merged.provisional or table.provisional,
             audit=merged.audit if same else None,
         )
+        try:
+            checked(merged)
+        except InvalidInput as error:
+            raise FileInvalid(path, f"does not fit to {first}; {error}") from error
     return merged
+
+
+def _by_samples(
+    one: Mapping[OpKey, LatencyStat], other: Mapping[OpKey, LatencyStat]
+) -> dict[OpKey, LatencyStat]:
+    """The stats of both; of an op that both have, the one with more samples."""
+    return dict(sorted([*one.items(), *other.items()], key=lambda item: item[1].samples))
 
 
 def _check_same_device(first: Path, merged: LatencyTable, path: Path, table: LatencyTable) -> None:
@@ -90,6 +101,6 @@ def _check_same_device(first: Path, merged: LatencyTable, path: Path, table: Lat
             raise FileInvalid(
                 path,
                 f"has op {key} at {table.stats[key].median_ms:g} ms, and {first} at "
-                f"{merged.stats[key].median_ms:g} ms; neither says what device it is of: give files of one "
-                "device, or import each with --device first",
+                f"{merged.stats[key].median_ms:g} ms; neither says what device it is of, and one table is of "
+                "one device: give the files of one, and of these one for each op",
             )

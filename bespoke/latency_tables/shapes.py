@@ -69,15 +69,6 @@ def quantities(op: Op) -> Floats:
         found["wide_activations"] = widest
         if op.se:
             found["squeezes"], found["squeezed_activations"] = 1.0, after * mid
-    elif op.kind == "bottleneck":
-        mid = op.mid_channels
-        widest = (before + after) * mid
-        shortcut = after * c_in * c_out if op.downsamples else 0
-        found["calls"] = 4.0 if op.downsamples else 3.0
-        found["pointwise_macs"] = before * c_in * mid + after * mid * c_out + shortcut
-        found["dense_macs"] = after * mid * mid * op.kernel**2
-        found["activations"] += widest + after * c_out
-        found["wide_activations"] = widest
     if op.activation == "hswish":
         found["hswish_values"] = widest
     if op.stride > 1:

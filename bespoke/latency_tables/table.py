@@ -6,11 +6,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ __all__ = [
     "LatencyTable",
     "QualityCard",
     "TablePricer",
+    "checked",
     "covered_space",
     "slot_ops",
 ]
@@ -58,7 +59,10 @@ FORMAT = "bespoke-latency-table/1"
 SERVED = ("revision", "supernet", "current", "stale", "stale_reason", "created_at")
 """What a service tells beside a table; reading skips it, so that an answer can be kept as a file."""
 MOST_OPS = 100_000
+COUNTS = ("samples", "rejected", "subnets")
+"""Fields of stats, cards and audits that hold whole numbers; all others hold any."""
 
+Record = TypeVar("Record", "LatencyStat", QualityCard, AdditivityAudit)
 Statistic = Literal["low", "median", "mean"]
 Source = Literal["ops", "networks", "few-shot", "published"]
 SOURCES: Mapping[Source, str] = {
@@ -227,7 +231,7 @@ class LatencyTable:
         for side in by_resolution:
             plain = isinstance(side, str) and re.fullmatch("[1-9][0-9]{0,4}", side)
             _expect(plain, "by_resolution", side, "the sides of inputs in pixels")
-        return _checked(
+        read = checked(
             LatencyTable(
                 profile=DeviceProfile.from_json(data["profile"]),
                 stats=_stats_from_json("stats", data["stats"]),
@@ -245,6 +249,11 @@ class LatencyTable:
                 audit=AdditivityAudit.from_json(data["audit"]) if "audit" in data else None,
             )
         )
+        if "revision" in data and data["revision"] != read.revision:
+            # It came through a program to which 1.0 is 1, as to JavaScript: the revision tells the two apart.
+            in_floats = _in_floats(read)
+            return in_floats if in_floats.revision == data["revision"] else read
+        return read
 
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all."""
@@ -429,6 +438,29 @@ def _stat_from_json(where: str, data: Any) -> LatencyStat:
     return LatencyStat(**{name: data[name] for name in names})
 
 
+def _in_floats(table: LatencyTable) -> LatencyTable:
+    """The same table without whole numbers where any number may stand."""
+    return replace(
+        table,
+        stats={key: _floats_of(stat) for key, stat in table.stats.items()},
+        quality=_floats_of(table.quality) if table.quality else None,
+        by_resolution={
+            side: {key: _floats_of(stat) for key, stat in stats.items()}
+            for side, stats in table.by_resolution.items()
+        },
+        audit=_floats_of(table.audit) if table.audit else None,
+    )
+
+
+def _floats_of(record: Record) -> Record:
+    numbers: dict[str, Any] = {
+        name: float(value)
+        for name, value in vars(record).items()
+        if type(value) is int and name not in COUNTS
+    }
+    return replace(record, **numbers)
+
+
 def _expect_fields(data: Mapping[str, Any]) -> None:
     """The fields that every table has, and none that nobody knows; the plain ones are checked."""
     needed = {"format", "profile", "stats", "correction", "quality", "interval", "statistic"}
@@ -445,11 +477,14 @@ def _expect_fields(data: Mapping[str, Any]) -> None:
     _expect(isinstance(provisional, bool), "provisional", provisional, "true or false")
 
 
-def _checked(table: LatencyTable) -> LatencyTable:
-    """The table, whose numbers are all in one unit.
+def checked(table: LatencyTable) -> LatencyTable:
+    """The table, whose numbers are all in one unit: what fails here cannot be read back.
 
     Only ops that were measured are compared with each other, and with whole networks: what was
     fitted or scaled is smooth anyway, and may be far from its reference.
+
+    Raises:
+        InvalidInput: Names what is in another unit than the rest.
     """
     if table.source in ("ops", "published"):
         ops_ms = {key: stat.by(table.statistic) for key, stat in table.stats.items()}

@@ -19,13 +19,13 @@ def check(place: Workplace, campaign: Campaign, results: Sequence[Result]) -> No
     """Refuse results that cannot be true (see ``latency_tables.check_reports``).
 
     Units are compared with what the campaign's sentinels took so far, and before that with what the
-    table that serves the device says.
+    table that serves the device says, where its ops were measured: fitted prices may be far off.
 
     Raises:
         MeasurementInvalid: Names the entry, its round, the value and what was expected.
     """
     row = place.store.latest_table(campaign.device_id, campaign.supernet)
-    stats = place.catalogue.read(row).stats if row is not None else {}
+    stats = place.catalogue.read(row).stats if row is not None and row.source == "ops" else {}
     known_ms = {key: stat.median_ms for key, stat in stats.items()}
     reports = [Report(r.entry_id, r.round, r.samples_ms, r.cold_ms, r.error) for r in results]
     plan = ProfilingPlan.from_json(campaign.plan or {})

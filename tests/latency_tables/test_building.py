@@ -157,6 +157,45 @@ def test_ops_and_subnets_in_different_units_are_refused() -> None:
         build_table(PROFILE, plan, in_us, SPACE)
 
 
+def test_an_op_in_another_unit_than_its_likes_is_refused() -> None:
+    """Each report by itself may be too small to tell; the table could not be read back."""
+    plan = plan_profiling(SPACE)
+    wrong = plan.entries[40].id
+    came = [
+        dataclasses.replace(r, samples_ms=[ms / 1000 for ms in r.samples_ms]) if r.entry_id == wrong else r
+        for r in reports(plan, sums)
+    ]
+    with pytest.raises(InvalidInput, match="another unit") as raised:
+        build_table(PROFILE, plan, came, SPACE)
+    assert wrong in str(raised.value)
+
+
+def test_a_device_that_takes_about_as_long_whatever_it_runs_has_a_table_that_is_read_back() -> None:
+    table = built(lambda plan: 5 + sums(plan) / 2000)
+    assert LatencyTable.from_json(table.to_json()) == table
+
+
+def test_no_op_costs_less_than_nothing() -> None:
+    """Also one that stands in no network that the correction was fitted on, and costs no call alone."""
+    plan, call_ms = plan_profiling(SPACE, effort="standard"), 0.01
+    in_networks = {
+        op.key
+        for entry in plan.entries
+        if entry.kind == "subnet"
+        for op in SPACE.plan(read_architecture(SPACE, entry.architecture or {})).ops
+    }
+    others = [e.key for e in plan.entries if e.kind == "op" and e.key and e.key not in in_networks]
+    spared = min(others, key=lambda key: op_macs(parse_key(key)))
+    came = [
+        dataclasses.replace(r, samples_ms=[ms + call_ms for ms in r.samples_ms])
+        if "v1:" in r.entry_id and r.entry_id != spared
+        else r
+        for r in reports(plan, sums)
+    ]
+    table = build_table(PROFILE, plan, came, SPACE)
+    assert min(table.op_ms(op) for slot in SPACE.slots for op in slot.ops if op) >= 0
+
+
 @pytest.mark.parametrize("value", [float("nan"), -1.0, 0.0, float("inf"), 1e9])
 def test_a_time_that_is_none_is_refused(value: float) -> None:
     plan = plan_profiling(SPACE)

@@ -53,7 +53,12 @@ def full(table: LatencyTable) -> LatencyTable:
 def test_csv_brings_back_every_field_and_the_revision(
     small: SearchSpace, filled: Fill, tmp_path: Path
 ) -> None:
-    for table in (filled(small), full(filled(small))):
+    whole = dataclasses.replace(filled(small).stats[MIX], median_ms=1)
+    for table in (
+        filled(small),
+        full(filled(small)),
+        dataclasses.replace(filled(small), stats=filled(small).stats | {MIX: whole}),
+    ):
         write_csv(table, tmp_path / "t.csv")
         again = read_table([tmp_path / "t.csv"])
         assert again == table
@@ -63,8 +68,9 @@ def test_csv_brings_back_every_field_and_the_revision(
 
 def test_a_csv_that_somebody_typed_needs_ops_and_medians_only(tmp_path: Path) -> None:
     path = tmp_path / "phone.csv"
+    # The mark in front is a spreadsheet's: it says that the text is UTF-8.
     path.write_text(
-        "median_ms, op\r\n0.5,v1:pool:in3x3x960:out960\r\n\r\n1e-2,v1:linear:in1x1x1280:out10\r\n"
+        "\ufeffmedian_ms, op\r\n0.5,v1:pool:in3x3x960:out960\r\n\r\n1e-2,v1:linear:in1x1x1280:out10\r\n"
     )
     table = read_csv(path)
     assert table.op_ms(Op("linear", (1, 1, 1280), 10)) == 0.01
@@ -89,7 +95,7 @@ POOL = "v1:pool:in3x3x960:out960"
         (f"{HEAD}{POOL},fast\n", "line 2: got median_ms 'fast'"),
         (f"{HEAD}{POOL},\n", "line 2: got no median_ms"),
         (f"{HEAD}{POOL},nan\n", "line 2: got median_ms 'nan'"),
-        (f"{HEAD}{POOL},0\n", "median_ms: got 0.0"),
+        (f"{HEAD}{POOL},0\n", "median_ms: got 0,"),
         (f"{HEAD}{POOL},-1\n", "median_ms: got -1.0"),
         (f"{HEAD}{POOL},1e400\n", "median_ms: got inf"),
         (f"{HEAD}{POOL},1e9\n", "median_ms: got 1000000000.0"),
@@ -195,6 +201,23 @@ def test_of_two_files_of_one_named_device_the_op_with_more_samples_counts(
             key: dataclasses.replace(stat, median_ms=factor * stat.median_ms, samples=samples)
             for key, stat in table.stats.items()
         }
-        dataclasses.replace(table, profile=named, stats=stats).save(tmp_path / file)
+        dataclasses.replace(table, profile=named, stats=stats, by_resolution={96: stats}).save(
+            tmp_path / file
+        )
     merged = read_table([tmp_path / "many.json", tmp_path / "few.json"])
-    assert {stat.samples for stat in merged.stats.values()} == {300}
+    for stats in (merged.stats, merged.by_resolution[96]):
+        assert {stat.samples for stat in stats.values()} == {300}
+
+
+def test_files_in_different_units_do_not_merge(filled: Fill, tmp_path: Path) -> None:
+    for resolution, factor in ((96, 1.0), (128, 1000.0)):
+        table = filled(space("ofa-mobilenetv3-w1.0", (resolution,), 10))
+        stats = {
+            key: dataclasses.replace(stat, median_ms=factor * stat.median_ms)
+            for key, stat in table.stats.items()
+            if "in1x1x" not in key  # the other file has these too
+        }
+        dataclasses.replace(table, stats=stats).save(tmp_path / f"{resolution}.json")
+        assert read_table([tmp_path / f"{resolution}.json"]).stats == stats
+    with pytest.raises(FileInvalid, match=r"96\.json.* another unit"):
+        read_table([tmp_path / "128.json", tmp_path / "96.json"])

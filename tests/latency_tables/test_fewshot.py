@@ -1,5 +1,6 @@
 """Provisional tables of a device that is unlike its reference in known ways."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -197,3 +198,11 @@ def test_published_tables_are_references(note10: Path) -> None:
     pricer = made.pricer(space("ofa-mobilenetv3-w1.2", (160, 224)))
     assert spearman(pricer.latency_ms(inside), published.latency_ms(inside)) > 0.999
     assert made.missing(large) == ()
+
+
+def test_networks_in_different_units_are_refused(ten: list[Architecture]) -> None:
+    """Two cannot tell which of them is wrong; the table of both could not be read back."""
+    one, other = measure(ten[:2])
+    in_us = dataclasses.replace(other, latency_ms=1000 * other.latency_ms)
+    with pytest.raises(InvalidInput, match="another unit"):
+        few_shot_table(SPACE, [REFERENCE], [one, in_us], PROFILE)

@@ -108,6 +108,14 @@ def test_resolutions_that_the_log_lacks_are_priced_from_shape(truth: LatencyTabl
     assert spearman(predicted, seen) > 0.99
 
 
+def test_the_interval_holds_at_resolutions_that_a_log_of_one_resolution_lacks(truth: LatencyTable) -> None:
+    table = fit_table(SPACE, measured(truth, 30, sides=(160,)), PROFILE)
+    genomes = sample(SPACE, 300, np.random.default_rng(3))
+    predicted, seen = (t.pricer(SPACE).latency_ms(genomes) for t in (table, truth))
+    assert (np.abs(seen / predicted - 1) <= table.interval).mean() > 0.9
+    assert table.interval < 0.5
+
+
 def test_a_few_gross_outliers_do_not_move_the_fit(truth: LatencyTable) -> None:
     samples = measured(truth, 200)
     for i, factor in zip(range(0, 200, 16), (0.1, 3.0, 10.0, 1.6, 40.0, 0.4) * 3, strict=False):

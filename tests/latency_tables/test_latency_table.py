@@ -4,11 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bespoke.latency_tables import (
+    AdditivityAudit,
     Correction,
     DeviceProfile,
     LatencyTable,
@@ -43,7 +45,8 @@ def test_a_profile_round_trips_whatever_the_order_of_its_facts() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("threads", "1"), ("threads", -1), ("threads", True), ("batch", 0), ("runtime", ""), ("device", 3),
-     ("fingerprint", []), ("fingerprint", {"a": [1]}), ("fingerprint", {"a": float("nan")})],
+     ("fingerprint", []), ("fingerprint", {"a": [1]}), ("fingerprint", {"a": float("nan")}),
+     ("device", "half \ud800"), ("fingerprint", {"\ud800": 1})],
 )  # fmt: skip
 def test_a_wrong_profile_field_is_named(profile: DeviceProfile, field: str, value: object) -> None:
     with pytest.raises(InvalidInput, match=field):
@@ -141,6 +144,25 @@ def test_a_table_round_trips_with_its_revision(small: SearchSpace, filled: Fill,
     assert again == table
     assert again.revision == table.revision
     assert dataclasses.replace(table, interval=0.06).revision != table.revision
+
+
+def test_a_table_keeps_its_revision_where_a_program_wrote_its_numbers_shorter(
+    small: SearchSpace, filled: Fill
+) -> None:
+    def shorter(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: shorter(value) for key, value in data.items()}
+        return int(data) if isinstance(data, float) and data.is_integer() else data
+
+    audit = AdditivityAudit(9, 1.0, 0.02, 0.1)
+    card = QualityCard(0.02, 0.05, 0.06, 0.9, 1.0, 1.0, 0.95, 0.01, 9, 1000, 3, 12.0, 0.04)
+    table = dataclasses.replace(filled(small), correction=CORRECTION, quality=card, audit=audit)
+    answer = table.to_json() | {"revision": table.revision}
+    again = LatencyTable.from_json(shorter(answer))
+    assert (again, again.revision) == (table, table.revision)
+    typed = LatencyTable.from_json(shorter(table.to_json()))
+    assert LatencyTable.from_json(typed.to_json() | {"revision": typed.revision}).revision == typed.revision
+    assert LatencyTable.from_json(shorter(answer | {"interval": 0.5})).revision != table.revision
 
 
 def test_stats_of_one_resolution_price_that_resolution(small: SearchSpace, filled: Fill) -> None:

@@ -84,3 +84,9 @@ def test_of_networks_that_failed_nothing_is_learnt() -> None:
     assert measured_ms(built(sums), plan, failed) == {}
     with pytest.raises(InvalidInput, match="at least one"):
         scaled_to(built(sums), SPACE, plan, failed)
+
+
+def test_of_networks_in_another_unit_nothing_is_learnt() -> None:
+    plan = later_plan()
+    with pytest.raises(InvalidInput, match="different units"):
+        scaled_to(built(sums), SPACE, plan, list(reports(plan, lambda one: 1000 * sums(one))))

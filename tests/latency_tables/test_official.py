@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bespoke.latency_tables import covered_space, read_official, read_table
-from bespoke.latency_tables.official import op_of
+from bespoke.latency_tables.official import key_of, op_of
 from bespoke.supernet.architecture import decode, read_architecture
-from bespoke.supernet.errors import FileInvalid
+from bespoke.supernet.cost import op_macs
+from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import largest, sample, smallest
 from bespoke.supernet.spaces import space
 
@@ -110,3 +111,32 @@ def test_two_files_of_one_resolution_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("Conv-input:160x160x3-output:80x80x24: {mean: 0.5, count: 3}\n")
     with pytest.raises(FileInvalid, match="second table for input resolution 160"):
         read_table([tmp_path])
+
+
+def test_files_in_different_units_are_refused(tmp_path: Path) -> None:
+    for resolution, unit in ((160, 1), (192, 1000)):
+        ops = {
+            op.key: op for slot in space("ofa-mobilenetv3-w1.2", (resolution,)).slots for op in slot.ops if op
+        }
+        entries = {key_of(op): {"count": 3, "mean": unit * (0.01 + op_macs(op) / 1e9)} for op in ops.values()}
+        (tmp_path / f"{resolution}.yaml").write_text(json.dumps(entries))
+        read_table([tmp_path / f"{resolution}.yaml"])
+    with pytest.raises(FileInvalid, match=r"192\.yaml.* another unit"):
+        read_table([tmp_path])
+
+
+def test_aliases_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "160.yaml"
+    lists = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    stem = "Conv-input:160x160x3-output:80x80x24: {mean: *a11, count: 3}"
+    path.write_text("\n".join(["a0: &a0 lol", *lists, stem]))
+    with pytest.raises(FileInvalid, match="inside of what has a name itself"):
+        read_official([path])
+    pool, stem = "AvgPool2D-input:7x7x1152-output:1x1x1152", "Conv-input:160x160x3-output:80x80x24"
+    path.write_text(f"{pool}: &same {{mean: 0.5, count: 3}}\n{stem}: *same\n")
+    assert {stat.mean_ms for stat in read_official([path]).stats.values()} == {0.5}
+
+
+def test_no_file_is_told() -> None:
+    with pytest.raises(InvalidInput, match="got no file"):
+        read_official([])

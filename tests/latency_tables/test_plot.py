@@ -37,3 +37,7 @@ def test_a_card_becomes_a_png_with_its_dots() -> None:
 def test_a_card_without_points_cannot_be_drawn() -> None:
     with pytest.raises(InvalidInput, match="has no points"):
         plot_quality(dataclasses.replace(card(5, 0.1), points=()))
+
+
+def test_a_label_is_drawn_as_it_stands_and_is_no_formula() -> None:
+    assert plot_quality(card(5, 0.1), r"board $\foo$ of $5").startswith(b"\x89PNG")

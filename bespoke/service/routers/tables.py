@@ -64,9 +64,11 @@ def import_latency_table(
     service: Running,
     response: Response,
 ) -> schemas.Table:
-    """Import a table in our JSON; it serves from now on, and no revision is overwritten.
+    """Import a table in our JSON; no revision is overwritten.
 
-    It must be of this very device profile (409 otherwise), and hold every op of the supernet.
+    A new one serves from now on, or where it is provisional, while there is no other; one that was there
+    already keeps its place among the others. It must be of this very device profile (409 otherwise), and
+    hold every op of the supernet.
     """
     return _answer(service, response, *revisions.import_table(service.place, device_id, supernet, text))
 
