@@ -23,6 +23,7 @@ from bespoke.cli import (
     weights,
     zoo,
 )
+from bespoke.cli.asking import INFEASIBLE
 from bespoke.supernet.errors import BespokeError
 
 __all__ = ["ERROR", "INFEASIBLE", "app", "main"]
@@ -46,9 +47,6 @@ MODULES = (
 ERROR = 2
 """Exit code of every error that Bespoke raises on purpose."""
 
-INFEASIBLE = 3
-"""Exit code of a search whose limits no architecture meets."""
-
 
 def _assemble() -> typer.Typer:
     assembled = typer.Typer(
@@ -67,9 +65,20 @@ app = _assemble()
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose is one line on stderr and exit code 2."""
+    """Run the command line.
+
+    An error raised on purpose is one line on stderr and exit code 2, and so is a file that cannot be
+    read or written.
+    """
     try:
         app()
     except BespokeError as error:
-        print(f"bespoke: {error}", file=sys.stderr)
-        sys.exit(ERROR)
+        told = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        told = f"{error.filename}: {error.strerror}; expected a path that can be read and written"
+    else:
+        return
+    print(f"bespoke: {told}", file=sys.stderr)
+    sys.exit(ERROR)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,24 @@ import typer
 from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
+
+INFEASIBLE = 3
+"""Exit code of a search whose limits no architecture meets."""
+
+LARGEST_SEED = 2**63 - 1
+"""Of the service's searches too; torch takes no larger one."""
+
+
+def check_seed(seed: int | None) -> int | None:
+    """Of an option: a seed that every generator of random numbers takes.
+
+    Raises:
+        InvalidInput: It is negative, or too large.
+    """
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise InvalidInput(f"--seed: got {seed}, expected 0 or more, at most {LARGEST_SEED}")
+    return seed
+
 
 Space = Annotated[str, typer.Option(help="Search space, e.g. ofa-mobilenetv3-w1.2.")]
 Classes = Annotated[int, typer.Option(help="Size of the classifier.")]
@@ -22,13 +42,19 @@ SomeTables = Annotated[
     list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
 ]
 Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same answer.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same answer.", callback=check_seed)]
 Predictor = Annotated[Path, typer.Option(help="Accuracy predictor: predictor.json or acc_predictor.pth.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+EntryName = Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")]
 
 SEVERAL = {"allow_extra_args": True, "ignore_unknown_options": False}
-"""``--table A B`` is read like ``--table A --table B``, so that a shell's globs work; so are other
-options that may be repeated."""
+"""What stands alone is one more table: ``--table A B`` is read like ``--table A --table B``, so that a
+shell's globs work, and so is ``--reference A B``."""
+
+
+def progress(line: str) -> None:
+    """A line of progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def effort_of(population: int | None, generations: int | None) -> Any:
@@ -71,6 +97,60 @@ def read_sides(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InvalidInput(f"--resolutions: got {text!r}, expected pixels such as 160,192,224") from None
+
+
+def read_number(option: str, given: str, text: str, expected: str) -> float:
+    """A number in what an option was given.
+
+    Args:
+        option: As it is written.
+        given: All that it was given.
+        text: The part of it that should be a number.
+        expected: What it should have been given, in words.
+
+    Raises:
+        InvalidInput: The text is no finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidInput(f"{option}: got {given!r}, expected {expected}")
+    return number
+
+
+def input_lines() -> Iterator[str]:
+    """The lines of standard input.
+
+    Raises:
+        InvalidInput: It is no text.
+    """
+    try:
+        yield from sys.stdin
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"standard input: got what is no text, expected JSON lines in UTF-8; {error}"
+        ) from error
+
+
+def json_lines(expected: str) -> Iterator[tuple[int, Any]]:
+    """The numbered JSON values on standard input, one a line; empty lines are passed over.
+
+    Args:
+        expected: What each line should hold, in words.
+
+    Raises:
+        InvalidInput: Names the line that is no JSON.
+    """
+    for number, line in enumerate(input_lines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"line {number}: expected {expected}; {error}") from error
+        yield number, value
 
 
 def sides_in(table: Any) -> list[int]:

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from bespoke.cli.asking import Json
 from bespoke.cli.devices import SERVER, Key, Server
 from bespoke.cli.weights import zoo_app
 from bespoke.client import Client
+from bespoke.supernet.errors import NotFound
+from bespoke.supernet.whole_files import write_file
 
 Name = Annotated[str, typer.Argument(help="Name of a supernet of the service's zoo.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +40,7 @@ def zoo_collect(
     side: Annotated[int, typer.Option(help="Side of the kept images in pixels, as in training.")] = 160,
     fit: Annotated[bool, typer.Option(help="Fit the predictor in the end, and serve it.")] = True,
     server: Server = SERVER,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Have a service's workers measure subnets; the same command again tells how far they are."""
     with Client(server, key) as client:
@@ -54,14 +56,20 @@ def zoo_datasets(
     key: Key,
     out: Annotated[Path | None, typer.Option(help="Write what the newest one measured here.")] = None,
     server: Server = SERVER,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """List a supernet's data sets, newest first, and how far they are."""
     with Client(server, key) as client:
         found = client.datasets(name)
-        if out is not None and found:
-            out.write_bytes(client.export_dataset(name, found[0]["id"]))
-    print(json.dumps({"datasets": found}) if as_json else "\n".join(_line(one) for one in found))
+        if out is not None:
+            if not found:
+                raise NotFound("data set of supernet", name)
+            write_file(out, client.export_dataset(name, found[0]["id"]))
+    if as_json:
+        print(json.dumps({"datasets": found}))
+        return
+    for one in found:
+        print(_line(one))
 
 
 def _line(dataset: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,11 @@ from bespoke.supernet.errors import InvalidInput, Unavailable
 OVER = ("succeeded", "failed", "cancelled")
 POLL_S = 0.5
 SERVER = "http://127.0.0.1:8321"
+DEFAULT_SUPERNET = "ofa-mbv3-imagenette"
 
 Server = Annotated[str, typer.Option(envvar="BESPOKE_SERVER", help="Where the service is.")]
 Key = Annotated[str, typer.Option(envvar="BESPOKE_KEY", help="API key.")]
+SupernetName = Annotated[str, typer.Option(help="Name of a supernet of the zoo.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +96,7 @@ def agent(
 def profile(
     key: Key,
     device: Annotated[str, typer.Option(help="Id or name of an enrolled device.")],
-    supernet: Annotated[str, typer.Option(help="Name of a supernet of the zoo.")] = "ofa-mbv3-imagenette",
+    supernet: SupernetName = DEFAULT_SUPERNET,
     effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
     remeasure: Annotated[bool, typer.Option(help="Measure also the ops that the present table has.")] = False,
     resume: Annotated[str, typer.Option(help="Id of a cancelled or failed campaign to take up.")] = "",
@@ -101,7 +104,7 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print the campaign as one JSON object.")] = False,
 ) -> None:
     """Make a device's latency table: post a campaign and follow it; needs a key of scope device:admin."""
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     with Client(server, key) as client:
         device_id = find_device(client, device)
         if resume:
@@ -116,8 +119,8 @@ def profile(
     if as_json:
         print(json.dumps(campaign))
     else:
-        console.print(f"latency table {campaign['table_revision']}")
-        console.print(card_line(table["quality"]))
+        print(f"latency table {campaign['table_revision']}")
+        print(card_line(table["quality"]))
 
 
 def find_device(client: Client, device: str) -> str:
@@ -161,8 +164,21 @@ def card_line(card: dict[str, Any] | None) -> str:
     )
 
 
-def follow_campaign(console: Console, client: Client, device_id: str, campaign_id: str) -> dict[str, Any]:
+def follow_campaign(
+    console: Console,
+    client: Client,
+    device_id: str,
+    campaign_id: str,
+    watch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Show a campaign's progress until it is over.
+
+    Args:
+        console: Where it is shown.
+        client: With a key of scope ``device:admin``.
+        device_id: The device.
+        campaign_id: The campaign.
+        watch: Called now and then; raises what ends the waiting.
 
     Returns:
         The campaign, which has succeeded.
@@ -185,6 +201,7 @@ def follow_campaign(console: Console, client: Client, device_id: str, campaign_i
                     console.print(f"agent {held['name']} is quarantined: {held['reason']}")
             if campaign["state"] in OVER:
                 break
+            watch()
             time.sleep(POLL_S)
     if campaign["state"] != "succeeded":
         raise Unavailable(

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bespoke.cli.devices import SERVER, Key, Server, card_line, find_device, follow_campaign, verdict
+from bespoke.cli.asking import Json, json_lines
+from bespoke.cli.devices import (
+    DEFAULT_SUPERNET,
+    SERVER,
+    Key,
+    Server,
+    SupernetName,
+    card_line,
+    find_device,
+    follow_campaign,
+    verdict,
+)
 from bespoke.client import Client
 from bespoke.supernet.errors import InvalidInput, Unavailable
 from bespoke.supernet.whole_files import write_file
 
 devices_app = typer.Typer(help="Enrolled devices and their latency tables.", no_args_is_help=True)
 
-DEFAULT_SUPERNET = "ofa-mbv3-imagenette"
 FORMATS = ("json", "csv", "ofa")
 
 Device = Annotated[str, typer.Argument(help="Id or name of an enrolled device.")]
-SupernetName = Annotated[str, typer.Option(help="Name of a supernet of the zoo.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -117,7 +124,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Have a device's sentinels measured again, and say whether its latency table is stale."""
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     with Client(server, key) as client:
         device_id = find_device(client, device)
         started = client.create_check(device_id, supernet)
@@ -148,17 +155,13 @@ def few_shot(
     as_json: Json = False,
 ) -> None:
     """Make a provisional table: one measured network a line on standard input, with its `latency_ms`."""
-    samples = [_sample(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
+    samples = [_sample(number, value) for number, value in json_lines("one JSON object a line")]
     with Client(server, key) as client:
         kept = client.few_shot(find_device(client, device), supernet, samples)
     print(json.dumps(kept) if as_json else f"provisional latency table {kept['revision']}")
 
 
-def _sample(number: int, line: str) -> dict[str, Any]:
-    try:
-        sample = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"line {number}: expected one JSON object a line; {error}") from error
+def _sample(number: int, sample: Any) -> dict[str, Any]:
     if not isinstance(sample, dict):
         raise InvalidInput(f"line {number}: got {type(sample).__name__}, expected a JSON object")
     return sample
@@ -172,6 +175,8 @@ def _revision(client: Client, device_id: str, supernet: str, start: str) -> str:
         if (table["revision"].startswith(start) if start else table["current"])
     ]
     if len(found) != 1:
-        what = f"begin with {start!r}" if start else f"serve {supernet!r}"
-        raise Unavailable(f"{len(found)} revisions of this device {what}, expected one")
+        what = f"of supernet {supernet!r} begin with {start!r}" if start else f"serve supernet {supernet!r}"
+        raise Unavailable(
+            f"{len(found)} revisions of this device {what}, expected one: `bespoke devices tables` shows them"
+        )
     return str(found[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bespoke.cli.asking import (
+    INFEASIBLE,
     SEVERAL,
     Classes,
     Predictor,
@@ -20,7 +20,9 @@ from bespoke.cli.asking import (
     Space,
     candidate_json,
     effort_of,
+    json_lines,
     print_infeasible,
+    read_number,
     read_sides,
     search_parts,
     sides_in,
@@ -70,7 +72,7 @@ def pareto(
         front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
     except BudgetInfeasible as error:
         print_infeasible(error, as_json=True)
-        raise typer.Exit(3) from error
+        raise typer.Exit(INFEASIBLE) from error
     steps = front.marginal_prices()
     for i, member in enumerate(front.members):
         buys = [step for step in steps if step["member"] == i]
@@ -98,7 +100,7 @@ def fleet(
     from bespoke.search import fleet as cover
     from bespoke.supernet.spaces import space as make_space
 
-    rows = [_member(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
+    rows = [_member(number, row) for number, row in json_lines("a member as JSON")]
     names = [row["name"] for row in rows]
     for name in names:
         if names.count(name) > 1:
@@ -106,12 +108,12 @@ def fleet(
                 f"fleet: got {names.count(name)} members named {name!r}, expected different names"
             )
     tables = {row["name"]: read_table(list(map(Path, row["table"]))) for row in rows if row["table"]}
-    asked = (
-        read_sides(resolutions) if resolutions else [s for table in tables.values() for s in sides_in(table)]
-    )
+    asked = [s for table in tables.values() for s in sides_in(table)]
+    if resolutions is not None:
+        asked = read_sides(resolutions)
     found = make_space(space, sorted(set(asked)), classes) if asked else make_space(space, classes=classes)
     # What is searched is what every table covers.
-    for table in () if resolutions else tables.values():
+    for table in () if resolutions is not None else tables.values():
         found = covered_space(table, found)
     accuracy = read_predictor(predictor, found)
     effort = effort_of(population, generations)
@@ -131,7 +133,7 @@ def fleet(
         result = cover(problems, subnets, {row["name"]: row["weight"] for row in rows})
     except BudgetInfeasible as error:
         print_infeasible(error, as_json=True)
-        raise typer.Exit(3) from error
+        raise typer.Exit(INFEASIBLE) from error
     for i, subnet in enumerate(result.subnets):
         served = [member.name for member in result.members if member.subnet == i]
         print(json.dumps({"subnet": i, "serves": served, **candidate_json(subnet)}))
@@ -153,23 +155,15 @@ def fleet(
 
 def _limit(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
-    try:
-        return name.strip(), float(value)
-    except ValueError:
-        raise InvalidInput(
-            f"--limit: got {text!r}, expected a metric and a number, as latency_ms=30"
-        ) from None
+    expected = "a metric and a number, as latency_ms=30"
+    return name.strip(), read_number("--limit", text, value, expected)
 
 
-def _member(number: int, line: str) -> dict[str, Any]:
+def _member(number: int, row: Any) -> dict[str, Any]:
     """A line of a fleet: its name, tables, limits and weight."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(f"line {number}: expected a member as JSON; {error}") from error
     if not isinstance(row, Mapping) or not isinstance(row.get("name"), str) or not row["name"]:
         raise InvalidInput(
-            f"line {number}: got {line.strip()[:60]!r}, expected a member with a name, a table, limits"
+            f"line {number}: got {json.dumps(row)[:60]}, expected a member with a name, a table, limits"
         )
     table = row.get("table", [])
     table = [table] if isinstance(table, str) else table

@@ -17,6 +17,13 @@ from bespoke.client import Client
 from bespoke.supernet.errors import BespokeError, Unavailable
 
 START_S, STOP_S, POLL_S = 120.0, 20.0, 0.1
+OWN = {
+    "BESPOKE_HOST": "127.0.0.1",
+    "BESPOKE_DATABASE_URL": "",
+    "BESPOKE_ARTIFACTS_URL": "",
+    "BESPOKE_EMBEDDED_WORKER": "true",
+}
+"""What the environment may say of another service, and must not say of this one."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,16 @@ def local_service(var: Path, settings: Mapping[str, str] | None = None) -> Itera
 
     Args:
         var: Folder of its database, artifacts and log; made when missing.
-        settings: Further ``BESPOKE_...`` variables.
+        settings: Further ``BESPOKE_...`` variables; the environment's own hold too, but for those that
+            say where a service listens, what it keeps its data in, and who does its work.
 
     Raises:
         Unavailable: It did not become ready; the message ends with its log's last lines.
     """
     var.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    environment = {**os.environ, "BESPOKE_VAR": str(var), "BESPOKE_PORT": str(port), **(settings or {})}
+    own = {**OWN, "BESPOKE_VAR": str(var), "BESPOKE_PORT": str(port)}
+    environment = {**os.environ, **own, **(settings or {})}
     file = var / "service.log"
     with file.open("ab") as log:
         process = subprocess.Popen([*BESPOKE, "serve"], env=environment, stdout=log, stderr=log)

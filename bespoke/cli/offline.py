@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bespoke.cli.asking import (
+    INFEASIBLE,
     LARGEST_SIDE,
     SEVERAL,
     SMALLEST_SIDE,
@@ -24,7 +25,9 @@ from bespoke.cli.asking import (
     Tables,
     candidate_json,
     effort_of,
+    json_lines,
     print_infeasible,
+    read_number,
     search_parts,
 )
 from bespoke.supernet.errors import ArchitectureInvalid, BudgetInfeasible, InvalidInput
@@ -136,7 +139,7 @@ def search(
         result = run(restrict(problem, _allowed(found, fix or [], exclude or [])))
     except BudgetInfeasible as error:
         print_infeasible(error, as_json)
-        raise typer.Exit(3) from error
+        raise typer.Exit(INFEASIBLE) from error
     answer = _told(result.best) | {"evaluations": result.evaluations, "seed": result.seed}
     if alternatives:
         answer["alternatives"] = [_told(other) for other in result.alternatives]
@@ -167,7 +170,7 @@ def _allowed(space: Any, fix: list[str], exclude: list[str]) -> dict[str, list[f
     for option, given in (("--fix", fix), ("--exclude", exclude)):
         for text in given:
             name, _, number = text.partition("=")
-            value = _number(option, text, number)
+            value = read_number(option, text, number, "a name and a number, e.g. resolution=128")
             if value not in known.get(name, []):
                 raise InvalidInput(f"{option}: got {text!r}, expected one of the choices {known}")
             if option == "--fix":
@@ -175,15 +178,6 @@ def _allowed(space: Any, fix: list[str], exclude: list[str]) -> dict[str, list[f
             else:
                 allowed[name] = [v for v in allowed.get(name, known[name]) if v != value]
     return allowed
-
-
-def _number(option: str, text: str, number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        raise InvalidInput(
-            f"{option}: got {text!r}, expected a name and a number, e.g. resolution=128"
-        ) from None
 
 
 def _told(found: Any) -> dict[str, Any]:
@@ -209,7 +203,7 @@ def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, li
     from bespoke.supernet.spaces import space as make_space
 
     make_space(name, [LARGEST_SIDE], classes)
-    for lines in _chunks(sys.stdin):
+    for lines in _chunks():
         sides = sorted({_side(number, data) for number, data in lines})
         found = make_space(name, sides, classes)
         architectures = []
@@ -223,20 +217,10 @@ def _each_line(name: str, classes: int, price: Callable[[Any, Any], dict[str, li
             print(json.dumps(dict(zip(columns, row, strict=True))))
 
 
-def _chunks(source: Iterable[str]) -> Iterator[list[tuple[int, Any]]]:
-    """Numbered JSON values, ``CHUNK`` lines at a time; empty lines are passed over."""
-    chunk: list[tuple[int, Any]] = []
-    for number, line in enumerate(source, 1):
-        if not line.strip():
-            continue
-        try:
-            chunk.append((number, json.loads(line)))
-        except ValueError as error:
-            raise InvalidInput(f"line {number}: expected an architecture as JSON; {error}") from error
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks() -> Iterator[list[tuple[int, Any]]]:
+    """The numbered JSON values on standard input, ``CHUNK`` at a time."""
+    values = json_lines("an architecture as JSON")
+    while chunk := list(islice(values, CHUNK)):
         yield chunk
 
 

@@ -16,6 +16,7 @@ from bespoke.search import Constraint, Problem, feasible_ranges, search
 from bespoke.supernet.architecture import Architecture, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import InvalidInput, Unavailable
+from bespoke.supernet.whole_files import write_file
 from bespoke.supernet.zoo import ZooEntry
 
 PLOTS = "plots"
@@ -44,6 +45,9 @@ def write_plots(entry: ZooEntry, folder: Path, report: Callable[[str], None]) ->
         entry: A zoo entry with its predictor.
         folder: Where the PNG go; made where there is none.
         report: Told what cannot be drawn, and why.
+
+    Raises:
+        FileInvalid: A picture cannot be written.
     """
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
     random, front = _random_points(entry), entry.card.get("front_points") or _predicted_front(entry)
@@ -62,9 +66,8 @@ def write_plots(entry: ZooEntry, folder: Path, report: Callable[[str], None]) ->
         except (InvalidInput, Unavailable) as error:
             report(f"{name} is not drawn: {error}")
             continue
-        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / name, png)
         written.append(folder / name)
-        written[-1].write_bytes(png)
     return written
 
 

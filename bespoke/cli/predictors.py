@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bespoke.cli.asking import EntryName, check_seed, progress
 from bespoke.cli.weights import check_measuring, zoo_app
 from bespoke.cli.zoo import ZooFolder
 from bespoke.supernet.errors import InvalidInput, NotFound
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def zoo_measure(
-    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
+    name: EntryName,
     images: Annotated[Path, typer.Option(help="The image folder that it was trained on.")],
     dataset: Annotated[Path, typer.Option(help="File to append to: one measured subnet a line.")],
     subnets: Annotated[int, typer.Option(help="Subnets to measure, of all workers together.")] = 1000,
@@ -36,7 +36,10 @@ def zoo_measure(
     cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
     seed: Annotated[
         int | None,
-        typer.Option(help="Which subnets; the training's, else 0. Of an old card: which images, too."),
+        typer.Option(
+            help="Which subnets; the training's, else 0. Of an old card: which images, too.",
+            callback=check_seed,
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     zoo_folder: ZooFolder = Path("var/zoo"),
@@ -49,7 +52,7 @@ def zoo_measure(
     from bespoke.supernet.zoo import entry
 
     opened, own = entry(name, zoo_folder), Shard(*_shard(shard))
-    check_measuring(subnets, unsure, views, seed or 0)
+    check_measuring(subnets, unsure, views)
     if own.number >= subnets:
         raise InvalidInput(
             f"--shard: got {shard} of {subnets} subnets, which leaves none for this worker; expected as many "
@@ -57,22 +60,24 @@ def zoo_measure(
         )
     if unsure and own.count > 1:
         raise InvalidInput("--unsure: rounds need all that was measured; choose them without --shard")
+    if side is not None and side < 1:
+        raise InvalidInput(f"--side: got {side}, expected 1 or more")
     device_of(device)
     side = int(opened.card.get("side", SIDE)) if side is None else side
     seed = int(opened.card.get("seed", 0)) if seed is None else seed
     held_out = held_out_of(opened, images, read_split(images, "train", side, cache), seed)
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
-        shard=own if own.count > 1 else None, device=device, report=_progress,
+        shard=own if own.count > 1 else None, device=device, report=progress,
     )  # fmt: skip
     print(f"{dataset}: {len(measured)} subnets, mean top-1 {sum(measured.top1) / len(measured):.4f}")
 
 
 def zoo_fit(
-    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
+    name: EntryName,
     dataset: Annotated[list[Path], typer.Option(help="What was measured; several files are merged.")],
     learner: Annotated[str, typer.Option(help="What is fitted: gaussian or mlp.")] = "gaussian",
-    seed: Annotated[int, typer.Option(help="Of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the fit.", callback=check_seed)] = 0,
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Fit a supernet's accuracy predictor on measured subnets; a running service takes it up."""
@@ -82,19 +87,17 @@ def zoo_fit(
     from bespoke.predictors.fitting import LEARNERS
     from bespoke.supernet.zoo import entry
 
-    if seed < 0:
-        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
     if learner not in LEARNERS:
         raise NotFound("learner", learner, sorted(LEARNERS))
     opened = entry(name, zoo_folder)
     merged = merge_datasets(dataset, opened.space)
     if len(merged) < FEWEST_SUBNETS:
         raise InvalidInput(f"--dataset: got {len(merged)} subnets, expected {FEWEST_SUBNETS} at least")
-    fields = fit_predictor(opened, merged, seed=seed, learner=LEARNERS[learner], report=_progress)
+    fields = fit_predictor(opened, merged, seed=seed, learner=LEARNERS[learner], report=progress)
     drawn = (opened.folder / PLOTS).is_dir()
     write_fit(opened, fields)
     if drawn:
-        write_plots(entry(name, zoo_folder), opened.folder / PLOTS, _progress)
+        write_plots(entry(name, zoo_folder), opened.folder / PLOTS, progress)
     print(json.dumps(fields, indent=2))
 
 
@@ -103,7 +106,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal()):
         raise InvalidInput(f"--shard: got {text!r}, expected which one/of how many, e.g. 0/4")
     return int(number), int(count)
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bespoke.cli.devices import follow_campaign
+from bespoke.cli.devices import DEFAULT_SUPERNET, OVER, SupernetName, follow_campaign
 from bespoke.cli.local import BESPOKE, LocalService, local_service
 from bespoke.client import Client
 from bespoke.supernet.errors import Unavailable
@@ -26,7 +27,6 @@ from bespoke.supernet.whole_files import digest_of
 SCOPES = ("search", "device:admin", "agent")
 DEVICE = "this-machine"
 ENROL_S = 120.0
-IMAGES = "imagenette2-160"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,11 +36,11 @@ def register(app: typer.Typer) -> None:
 
 def quickstart(
     var: Annotated[Path, typer.Option(help="Folder of the service's data.")] = Path("var/quickstart"),
-    supernet: Annotated[str, typer.Option(help="Name of a supernet of the zoo.")] = "ofa-mbv3-imagenette",
+    supernet: SupernetName = DEFAULT_SUPERNET,
     effort: Annotated[str, typer.Option(help="Of the profiling: quick, standard or thorough.")] = "quick",
 ) -> None:
     """Profile this machine, ask for a subnet that fits a latency budget, and check what comes."""
-    console = Console()
+    console = Console(markup=False)
     # What is measured here shares the machine with the service: no work in idle time.
     quiet = {"BESPOKE_ARCHIVES": "false"}
     with local_service(var, quiet) as service, service.client(SCOPES, "quickstart") as client:
@@ -48,16 +48,19 @@ def quickstart(
         console.print(f"{service.url}   (data in {var})")
 
         console.rule("2  This machine, profiled through the API")
-        with agent(service):
-            device = _enrolled(client)
+        with agent(service) as running:
+            device = client.device(running.device_id())
             console.print(f"device {device['id']}: {_profile_line(device['profile'])}")
-            campaign = client.create_campaign(device["id"], supernet, effort)
-            follow_campaign(console, client, device["id"], campaign["id"])
+            campaign = begun(client, device["id"], supernet) or client.create_campaign(
+                device["id"], supernet, effort
+            )
+            follow_campaign(console, client, device["id"], campaign["id"], running.check)
         table = client.latency_table(device["id"], supernet)
         _print_quality(console, table)
 
         console.rule("3  A latency budget in, a subnet out")
-        low, high = client.supernet(supernet)["feasible"][device["id"]]["latency_ms"]
+        described = client.supernet(supernet)
+        low, high = described["feasible"][device["id"]]["latency_ms"]
         budget_ms = round((low + high) / 2, 2)
         console.print(f"feasible here: {low:.2f} to {high:.2f} ms; asking for at most {budget_ms} ms")
         began = time.perf_counter()
@@ -73,26 +76,70 @@ def quickstart(
             raise Unavailable(f"{path}: its sha256 is not the served {digest}; run the quickstart again")
         console.print(f"{path}  sha256 {digest}  (checked)")
         measured_ms = measured_latency_ms(path, table, effort)
-        _print_result(console, subnet, path, measured_ms)
+        top1 = measured_top1(path, subnet, described["card"].get("classes"))
+        _print_result(console, subnet, path, measured_ms, top1)
         _print_curl(console, service, supernet, device["id"], budget_ms, subnet["id"])
 
 
+@dataclass(frozen=True)
+class LocalAgent:
+    """A device agent in a process of its own.
+
+    Attributes:
+        process: The process.
+        log: Its events, a JSON object a line, and whatever else it says.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise ``Unavailable`` where it has ended; the message ends with its log's last lines."""
+        if self.process.poll() is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+            raise Unavailable(f"the agent on this machine has ended; {self.log} ends:\n{tail}")
+
+    def device_id(self) -> str:
+        """What it enrolled as: with another runtime or kernel, a machine is another device than before.
+
+        Raises:
+            Unavailable: It has ended, or has not enrolled within ``ENROL_S``.
+        """
+        deadline = time.monotonic() + ENROL_S
+        while time.monotonic() < deadline:
+            for line in self.log.read_text(errors="replace").splitlines():
+                if line.startswith('{"event": "enrolled"'):
+                    return str(json.loads(line)["detail"])
+            self.check()
+            time.sleep(0.2)
+        raise Unavailable(f"the agent did not enrol within {ENROL_S:.0f} s; see {self.log}")
+
+
 @contextmanager
-def agent(service: LocalService) -> Iterator[None]:
+def agent(service: LocalService) -> Iterator[LocalAgent]:
     """Run the device agent on this machine until the block ends."""
-    key = service.key(["agent"], "quickstart-agent")
-    command = [*BESPOKE, "agent", "--server", service.url, "--name", DEVICE, "--threads", "1"]
+    key, folder = service.key(["agent"], "quickstart-agent"), service.log.parent
+    command = [*BESPOKE, "agent", "--server", service.url, "--name", DEVICE, "--threads", "1", "--json"]
+    command += ["--cache", str(folder / "agent")]
     environment = {**service.environment, "BESPOKE_KEY": key}
-    with (service.log.parent / "agent.log").open("ab") as log:
+    with (folder / "agent.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        yield
+        yield LocalAgent(process, folder / "agent.log")
     finally:
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def begun(client: Client, device_id: str, supernet: str) -> dict[str, Any] | None:
+    """The campaign that an earlier quickstart began and did not end: it goes on, and no other may."""
+    for one in client.campaigns(device_id):
+        if one["supernet"] == supernet and one["purpose"] == "table" and one["state"] not in OVER:
+            return one
+    return None
 
 
 def measured_latency_ms(path: Path, table: dict[str, Any], effort: str) -> float:
@@ -110,16 +157,6 @@ def measured_latency_ms(path: Path, table: dict[str, Any], effort: str) -> float
     return median(one.median_ms for one in rounds)
 
 
-def _enrolled(client: Client) -> dict[str, Any]:
-    deadline = time.monotonic() + ENROL_S
-    while time.monotonic() < deadline:
-        for device in client.devices():
-            if device["name"] == DEVICE:
-                return dict(device)
-        time.sleep(0.2)
-    raise Unavailable(f"the agent did not enrol within {ENROL_S:.0f} s; see agent.log in the data folder")
-
-
 def _profile_line(profile: dict[str, Any]) -> str:
     runtime = f"{profile['runtime']} {profile['runtime_version']} {profile['provider']}"
     return f"{runtime}, {profile['threads']} thread, {profile['precision']}, batch {profile['batch']}"
@@ -135,7 +172,9 @@ def _print_quality(console: Console, table: dict[str, Any]) -> None:
         )
 
 
-def _print_result(console: Console, subnet: dict[str, Any], path: Path, measured_ms: float) -> None:
+def _print_result(
+    console: Console, subnet: dict[str, Any], path: Path, measured_ms: float, top1: str
+) -> None:
     predicted = subnet["predicted"]
     rows = Table(title="what was promised, and what came", title_justify="left")
     for column in ("", "predicted", "measured here"):
@@ -148,7 +187,7 @@ def _print_result(console: Console, subnet: dict[str, Any], path: Path, measured
     rows.add_row(
         "top-1",
         f"{100 * predicted['top1']:.1f}% ({100 * low:.1f} to {100 * high:.1f})",
-        _measured_top1(path, subnet),
+        top1,
     )
     rows.add_row("MACs", f"{predicted['macs'] / 1e6:.1f} M", "")
     rows.add_row("parameters", f"{predicted['params'] / 1e6:.2f} M", "")
@@ -158,15 +197,21 @@ def _print_result(console: Console, subnet: dict[str, Any], path: Path, measured
     console.print(rows)
 
 
-def _measured_top1(path: Path, subnet: dict[str, Any]) -> str:
-    """On the validation images in ``BESPOKE_DATA``, where they are at hand."""
+def measured_top1(path: Path, subnet: dict[str, Any], classes: list[str] | None) -> str:
+    """On the validation images in ``BESPOKE_DATA``, where those of the supernet's classes are at hand."""
     root = os.environ.get("BESPOKE_DATA")
     if not root:
         return "(set BESPOKE_DATA)"
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.evaluation import LabelledImages, model_top1
+    from bespoke.supernet.training.folders import class_names
 
-    images = LabelledImages(read_split(Path(root) / IMAGES, "val"), batch=1)
+    data = Path(root)
+    folders = [data, *sorted(data.iterdir())] if data.is_dir() else []
+    known = [one for one in folders if (one / "val").is_dir() and list(class_names(one / "val")) == classes]
+    if not known:
+        return "(no images of its classes in BESPOKE_DATA)"
+    images = LabelledImages(read_split(known[0], "val"), batch=1)
     top1 = model_top1(path.read_bytes(), images, subnet["architecture"]["resolution"])
     return f"{100 * top1:.1f}%"
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bespoke.cli.devices import SERVER, Key, Server, find_device
+from bespoke.cli.asking import INFEASIBLE, check_seed, read_number
+from bespoke.cli.devices import DEFAULT_SUPERNET, SERVER, Key, Server, SupernetName, find_device
 from bespoke.client import Client
 from bespoke.supernet.errors import ApiError, InvalidInput
 
 searches_app = typer.Typer(help="Ask a running service for subnets.", no_args_is_help=True)
 
-INFEASIBLE = 3
-DEFAULT_SUPERNET = "ofa-mbv3-imagenette"
+T = TypeVar("T")
+
 MEMBERS = "DEVICE:METRIC=LIMIT[@CONFIDENCE][,METRIC=LIMIT...]"
 
-SupernetName = Annotated[str, typer.Option(help="Name of a supernet of the zoo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.", callback=check_seed)]
 Population = Annotated[int | None, typer.Option(help="Effort: lineages that climb.")]
 Generations = Annotated[int | None, typer.Option(help="Effort: steps that they climb.")]
 Out = Annotated[Path | None, typer.Option(help="Write the model here, as ONNX.")]
@@ -72,16 +72,13 @@ def ask(
 ) -> None:
     """Find the best subnet within limits; exit code 3 if none fits."""
     with Client(server, key) as client, _infeasible(as_json):
-        devices = {}
-        for text in also or ():
-            name, limits = _also(text)
-            devices[find_device(client, name)] = limits
+        further = [_also(text) for text in also or ()]
         found = client.search(
             supernet,
-            dict(_limit(text) for text in limit or ()),
+            _once("--limit", map(_limit, limit or ())),
             find_device(client, device) if device else None,
-            devices=devices,
-            restrict=dict(_choices(text) for text in restrict or ()),
+            devices=_once("--also", ((find_device(client, name), limits) for name, limits in further)),
+            restrict=_once("--restrict", map(_choices, restrict or ())),
             min_top1=min_top1,
             minimise=minimise,
             alternatives=alternatives,
@@ -90,10 +87,8 @@ def ask(
             seed=seed,
             effort=_given(population=population, generations=generations),
         )
-        digest = client.download_model(found["subnet"]["id"], out) if out else None
-    _print_search(found, as_json)
-    if out and not as_json:
-        print(f"{out}  sha256 {digest}")
+        _print_search(found, as_json)
+        _fetch(client, found, out, as_json)
 
 
 @searches_app.command("show")
@@ -107,9 +102,8 @@ def show(
     """Show an earlier answer."""
     with Client(server, key) as client:
         found = client.search_result(search)
-        if out:
-            client.download_model(found["subnet"]["id"], out)
-    _print_search(found, as_json)
+        _print_search(found, as_json)
+        _fetch(client, found, out, as_json)
 
 
 @searches_app.command("replay")
@@ -151,20 +145,10 @@ def fleet(
             seed=seed,
             effort=_given(population=population, generations=generations),
         )
+        _print_fleet(found, as_json)
         if out:
             for subnet_id in {served["subnet"]["id"] for served in found["members"]}:
                 client.download_model(subnet_id, out / f"{subnet_id}.onnx")
-    if as_json:
-        print(json.dumps(found))
-        return
-    for served in found["members"]:
-        predicted, subnet = served["subnet"]["predicted"], served["subnet"]["id"]
-        told = f"top-1 {predicted['top1']:.4f} (alone {served['alone_top1']:.4f})"
-        print(f"{served['device']}  {subnet}  {told}{_latency(predicted)}")
-    for one in found["by_subnets"]:
-        mean = "cannot meet all limits" if one["mean_top1"] is None else f"mean top-1 {one['mean_top1']:.4f}"
-        cost = "" if one["cost_top1"] is None else f", costs {100 * one['cost_top1']:.2f} points"
-        print(f"at most {one['subnets']} architectures: {mean}{cost}")
 
 
 @contextmanager
@@ -180,6 +164,29 @@ def _infeasible(as_json: bool) -> Iterator[None]:
             file=None if as_json else sys.stderr,
         )
         raise typer.Exit(INFEASIBLE) from error
+
+
+def _fetch(client: Client, found: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """Write the model of a search, once its answer is told: what goes wrong here must not lose that."""
+    if out is None:
+        return
+    digest = client.download_model(found["subnet"]["id"], out)
+    if not as_json:
+        print(f"{out}  sha256 {digest}")
+
+
+def _print_fleet(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    for served in found["members"]:
+        predicted, subnet = served["subnet"]["predicted"], served["subnet"]["id"]
+        told = f"top-1 {predicted['top1']:.4f} (alone {served['alone_top1']:.4f})"
+        print(f"{served['device']}  {subnet}  {told}{_latency(predicted)}")
+    for one in found["by_subnets"]:
+        mean = "cannot meet all limits" if one["mean_top1"] is None else f"mean top-1 {one['mean_top1']:.4f}"
+        cost = "" if one["cost_top1"] is None else f", costs {100 * one['cost_top1']:.2f} points"
+        print(f"at most {one['subnets']} architectures: {mean}{cost}")
 
 
 def _print_search(found: dict[str, Any], as_json: bool) -> None:
@@ -198,7 +205,20 @@ def _print_search(found: dict[str, Any], as_json: bool) -> None:
         print(f"front       {member['subnet_id']}  top-1 {predicted['top1']:.4f}{_latency(predicted)}")
     for warning in found["warnings"]:
         print(f"warning     {warning['detail']}")
+    if found["verified"]:
+        _print_verified(found["verified"])
     print(f"search      {found['id']}")
+
+
+def _print_verified(verified: dict[str, Any]) -> None:
+    """How the measuring stands; who won, once it is over."""
+    error = f": {verified['error']}" if verified["error"] else ""
+    state = f"{verified['kind']}: {verified['state']}, {verified['progress']:.0%}{error}"
+    print(f"verified    {state}{'; nothing was within the limit' if verified['met'] is False else ''}")
+    if winner := verified["winner"]:
+        top1, ms = winner["measured_top1"], winner["measured_ms"]
+        measured = f"{ms:.3f} ms" if top1 is None else f"top-1 {top1:.4f}"
+        print(f"winner      {winner['subnet_id']}  top-1 {winner['top1']:.4f}  measured {measured}")
 
 
 def _latency(predicted: dict[str, Any]) -> str:
@@ -218,25 +238,28 @@ def _limit(text: str, option: str = "--limit") -> tuple[str, Any]:
 
 
 def _bound(value: str, option: str, whole: str) -> Any:
-    limit, _, confidence = value.partition("@")
-    number = _number(option, whole, "a number, as in latency_ms=20 or latency_ms=20@0.95")
-    return {"limit": number(limit), "confidence": number(confidence)} if confidence else number(limit)
+    limit, at, confidence = value.partition("@")
+    expected = "a number, as in latency_ms=20 or latency_ms=20@0.95"
+    number = read_number(option, whole, limit, expected)
+    if not at:
+        return number
+    return {"limit": number, "confidence": read_number(option, whole, confidence, expected)}
 
 
 def _also(text: str) -> tuple[str, dict[str, Any]]:
-    device, _, value = text.partition("=")
-    return device, {"latency_ms": _bound(value, "--also", text)} if value else {}
+    device, equals, value = text.partition("=")
+    return device, {"latency_ms": _bound(value, "--also", text)} if equals else {}
 
 
 def _member(text: str) -> tuple[str, dict[str, Any]]:
     device, _, limits = text.partition(":")
-    return device, dict(_limit(one, "--member") for one in limits.split(",") if one)
+    return device, _once("--member", (_limit(one, "--member") for one in limits.split(",") if one))
 
 
 def _choices(text: str) -> tuple[str, list[float]]:
     dimension, _, values = text.partition("=")
-    number = _number("--restrict", text, "numbers, as in kernel=3,5")
-    numbers = [number(one) for one in values.split(",")]
+    expected = "numbers, as in kernel=3,5"
+    numbers = [read_number("--restrict", text, one, expected) for one in values.split(",")]
     return dimension, [int(one) if one.is_integer() else one for one in numbers]
 
 
@@ -244,11 +267,15 @@ def _metrics(text: str) -> list[str]:
     return [one.strip() for one in text.split(",")]
 
 
-def _number(option: str, whole: str, expected: str) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise InvalidInput(f"{option}: got {whole!r}, expected {expected}") from None
+def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What was given for each name.
 
-    return read
+    Raises:
+        InvalidInput: A name came twice: one of both would be lost.
+    """
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidInput(f"{option}: got {name!r} twice, expected it once, with all that is meant")
+        found[name] = value
+    return found

@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from bespoke.cli.asking import Json
+from bespoke.supernet.errors import Unavailable
+
 keys_app = typer.Typer(help="API keys of the service.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Var = Annotated[Path | None, typer.Option(help="Folder of the database and the artifacts [BESPOKE_VAR].")]
 Zoo = Annotated[Path | None, typer.Option(help="Another zoo's folder [BESPOKE_ZOO].")]
 
@@ -68,7 +70,13 @@ def serve(
         # A client that holds its connection open must not hold up the end.
         timeout_graceful_shutdown=5,
     )
-    socket = config.bind_socket()
+    try:
+        socket = config.bind_socket()
+    except SystemExit:  # It has logged why.
+        raise Unavailable(
+            f"cannot listen on {settings.host}, port {settings.port}: see the line above, and give another "
+            "--port or --host"
+        ) from None
     address, bound = socket.getsockname()[:2]
     url = f"http://{'[' + address + ']' if ':' in address else address}:{bound}"
     print(json.dumps({"url": url}) if as_json else f"Bespoke is at {url} (API: {url}/docs)", flush=True)
@@ -153,12 +161,21 @@ def _settings(**given: Any) -> Any:
 
 
 def _store(var: Path | None) -> Any:
+    from sqlalchemy.exc import DBAPIError
+
     from bespoke.service.migrations import upgrade
     from bespoke.service.orm import open_database
     from bespoke.service.store import Store
 
     engine = open_database(_settings(var=var).database)
-    upgrade(engine)
+    try:
+        upgrade(engine)
+    except DBAPIError as error:
+        why = " ".join(str(error.orig).split())
+        raise Unavailable(
+            f"the database {engine.url!r} cannot be opened ({why}); is it there, and --var or "
+            "BESPOKE_DATABASE_URL right?"
+        ) from error
     return Store(engine)
 
 

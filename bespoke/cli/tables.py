@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from bespoke.cli.asking import (
     Classes,
     Json,
     Space,
+    check_seed,
+    input_lines,
     read_sides,
     sides_in,
 )
@@ -57,13 +58,13 @@ def fit(
     classes: Classes = 1000,
     resolutions: Resolutions = None,
     device: Label = "unknown",
-    seed: Annotated[int, typer.Option(help="Of the cross-validation's folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the cross-validation's folds.", callback=check_seed)] = 0,
     as_json: Json = False,
 ) -> None:
     """Fit a table to measured networks: a line each, an architecture's JSON with latency_ms beside."""
     from bespoke.latency_tables import fit_table, read_samples
 
-    lines = list(sys.stdin)
+    lines = list(input_lines())
     found = _space(space, classes, resolutions, _sides_of(lines))
     table = fit_table(found, read_samples(lines, found), _profile(device, "networks"), seed)
     table.save(out)
@@ -83,7 +84,7 @@ def few_shot(
     """Make a provisional table from about ten networks (lines as for fit) and other devices' tables."""
     from bespoke.latency_tables import few_shot_table, read_samples
 
-    lines = list(sys.stdin)
+    lines = list(input_lines())
     references = _references([*reference, *map(Path, context.args)])
     found = _space(space, classes, resolutions, _sides_of(lines))
     samples = read_samples(lines, found)
@@ -99,7 +100,7 @@ def choose(
     count: Annotated[int, typer.Option(help="How many.")] = 10,
     classes: Classes = 1000,
     resolutions: Resolutions = None,
-    seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the candidates.", callback=check_seed)] = 0,
 ) -> None:
     """Print the networks to measure for few-shot, the most telling first, one JSON object a line."""
     from bespoke.latency_tables import choose_networks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.asking import read_sides
+from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_number, read_sides
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.whole_files import write_file
@@ -21,6 +22,8 @@ from bespoke.supernet.zoo import ZooEntry
 DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
 FEWEST_DRAWN = 3
 """Subnets that follow from the seed alone: a third of them judges the predictor."""
+
+OtherZoo = Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")]
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
 
@@ -71,12 +74,12 @@ def train(
         "var/train"
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="All randomness follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(help="All randomness follows from it.", callback=check_seed)] = 0,
     start: Annotated[
         str | None,
         typer.Option(help="Supernet of the zoo to start from; other classes get a new classifier."),
     ] = None,
-    zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
+    zoo_folder: OtherZoo = None,
     gap: Annotated[bool, typer.Option(help="Measure the statistics table against re-calibration.")] = True,
 ) -> None:
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
@@ -97,18 +100,27 @@ def train(
     from bespoke.supernet.training.phase import Phase, scaled, with_epochs
     from bespoke.supernet.training.processes import join, leave
     from bespoke.supernet.training.recipes import recipe as recipe_phases
-    from bespoke.supernet.zoo.writing import check_target
+    from bespoke.supernet.zoo.writing import NAME, check_target
 
     # All that can be refused is refused here, and not when the images are read or the hours are spent.
-    for option, number in (("batch", batch), ("random", random), ("statistics", statistics)):
-        if number < 1:
-            raise InvalidInput(f"--{option}: got {number}, expected 1 or more")
+    counts = {"batch": batch, "random": random, "statistics": statistics, "side": side}
+    for option, count in counts.items():
+        if count < 1:
+            raise InvalidInput(f"--{option}: got {count}, expected 1 or more")
+    for option, factor in {"scale": scale, "rate": rate}.items():
+        if not 0 < factor < math.inf:
+            raise InvalidInput(f"--{option}: got {factor}, expected a positive factor")
     if subnets < FEWEST_SUBNETS:
         raise InvalidInput(f"--subnets: got {subnets}, expected {FEWEST_SUBNETS} at least to fit a predictor")
-    check_measuring(subnets, unsure, views, seed)
+    check_measuring(subnets, unsure, views)
     check_target(out)
-    started = zoo.entry(start, zoo_folder or zoo.ROOT) if start else None
-    sides, lengths = _sides(resolutions, space, started), _numbers(epochs) if epochs else None
+    if not (out / "space.json").is_file() and not NAME.fullmatch(out.name):  # entries stay what they are
+        raise InvalidInput(
+            f"--out: got a folder named {out.name!r}, expected at most 100 letters, digits, '.', '_' or '-', "
+            "the first one a letter or a digit: it is the supernet's name"
+        )
+    started = None if start is None else zoo.entry(start, zoo_folder or zoo.ROOT)
+    sides, lengths = _sides(resolutions, space, started), None if epochs is None else _lengths(epochs)
 
     def chosen_of(classes: int) -> SearchSpace:
         if started and space in (None, started.space.name):
@@ -125,7 +137,7 @@ def train(
     check_covered(any_classes, table_architectures(any_classes, statistics, seed))
     group, own_device = join(device)
     check_batch(batch, group)
-    report = _progress if group.leads else _silent
+    report = progress if group.leads else _silent
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
     _tell_skipped((*images.skipped, *validation.skipped), run, report)
     held_by = training_seed(started, data, images, seed)
@@ -150,7 +162,7 @@ def train(
         network, training, run, out.name, architectures=statistics, seed=seed, device=own_device,
         report=report,
     )  # fmt: skip
-    command = ["bespoke", "train", "--space", chosen.name, "--data", data.name, "--recipe", recipe]
+    command = ["bespoke", "train", "--space", chosen.name, "--data", data.absolute().name, "--recipe", recipe]
     command += ["--resolutions", ",".join(map(str, sides)), "--scale", f"{scale:g}"]
     command += [*(["--epochs", epochs] if epochs else []), "--rate", f"{rate:g}", "--batch", str(batch)]
     command += ["--side", str(side), "--statistics", str(statistics), "--subnets", str(subnets)]
@@ -185,12 +197,12 @@ def extract(
     ],
     out: Annotated[Path, typer.Option(help="Where the ONNX model goes.")],
     supernet: Annotated[str, typer.Option(help="Name of a supernet of the zoo.")] = "ofa-mbv3-imagenette",
-    zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
+    zoo_folder: OtherZoo = None,
     images: Annotated[
         Path | None, typer.Option(help="Image folder to re-calibrate BN on; the statistics table otherwise.")
     ] = None,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch open.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Cut a subnet out of a supernet, as ONNX with its weights."""
     from bespoke.supernet.architecture import read_architecture
@@ -203,7 +215,7 @@ def extract(
     opened = entry(supernet, zoo_folder or ROOT)
     try:
         fields = json.loads(sys.stdin.read() if str(architecture) == "-" else architecture.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{architecture}: no JSON ({error}); expected an architecture's JSON") from error
     chosen = read_architecture(opened.space, fields)
     statistics = None
@@ -220,8 +232,8 @@ def extract(
 
 @zoo_app.command("list")
 def zoo_list(
-    zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    zoo_folder: OtherZoo = None,
+    as_json: Json = False,
 ) -> None:
     """Name the supernets of the zoo."""
     from bespoke.supernet.zoo import ROOT, names
@@ -232,10 +244,10 @@ def zoo_list(
 
 @zoo_app.command("show")
 def zoo_show(
-    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
-    zoo_folder: Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")] = None,
+    name: EntryName,
+    zoo_folder: OtherZoo = None,
     plots: Annotated[Path | None, typer.Option(help="Folder to draw the card's plots into, as PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a supernet's model card."""
     from bespoke.cli.plots import write_plots
@@ -244,7 +256,7 @@ def zoo_show(
     opened = entry(name, zoo_folder or ROOT)
     told = {"name": name, "digest": opened.digest, "space": opened.space.to_json(), **opened.card}
     if plots:
-        told["plots"] = [str(path) for path in write_plots(opened, plots, _progress)]
+        told["plots"] = [str(path) for path in write_plots(opened, plots, progress)]
     if as_json:
         print(json.dumps(told))
         return
@@ -254,7 +266,7 @@ def zoo_show(
         print(f"{field:38} {value if isinstance(value, str | int | float) else json.dumps(value)}")
 
 
-def check_measuring(subnets: int, unsure: int, views: int, seed: int) -> None:
+def check_measuring(subnets: int, unsure: int, views: int) -> None:
     """Refuse options with which no subnets can be measured.
 
     Raises:
@@ -271,13 +283,11 @@ def check_measuring(subnets: int, unsure: int, views: int, seed: int) -> None:
         )
     if not 1 <= views <= len(VIEWS):
         raise InvalidInput(f"--views: got {views}, expected 1 to {len(VIEWS)}")
-    if seed < 0:
-        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
 
 
 def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None) -> tuple[int, ...]:
     """The resolutions that were asked for, else those of the supernet to start from, else our own."""
-    if resolutions:
+    if resolutions is not None:
         return tuple(read_sides(resolutions))
     if started:
         return tuple(started.space.dimensions[-1].choices)
@@ -292,15 +302,10 @@ def _tell_skipped(skipped: tuple[str, ...], run: Path, report: Callable[[str], N
         report(f"skipped {len(skipped)} images that cannot be read; they are listed in {run / 'skipped.txt'}")
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InvalidInput(f"--epochs: got {text!r}, expected numbers with commas between") from error
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _lengths(text: str) -> list[float]:
+    """Of each phase, in epochs."""
+    expected = "numbers with commas between"
+    return [read_number("--epochs", text, part, expected) for part in text.split(",")]
 
 
 def _silent(line: str) -> None:

@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from bespoke.cli.asking import read_sides
+from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_sides
 from bespoke.cli.weights import zoo_app
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.whole_files import replacing
@@ -49,7 +49,7 @@ def zoo_import(
         str | None, typer.Option(help="The published accuracy predictor: a file or address.")
     ] = None,
     zoo_folder: ZooFolder = Path("var/zoo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Bring a published Once-for-All network into a zoo folder of yours."""
     from bespoke.predictors.accuracy import MlpPredictor, read_predictor
@@ -98,28 +98,30 @@ def zoo_import(
 
 
 def zoo_calibrate(
-    name: Annotated[str, typer.Argument(help="Name of a supernet of the zoo.")],
+    name: EntryName,
     images: Annotated[Path, typer.Option(help="Image folder: train/<class>/*.")],
     zoo_folder: ZooFolder = Path("var/zoo"),
     cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
     architectures: Annotated[int, typer.Option(help="Random subnets to see.")] = 2000,
     batch: Annotated[int, typer.Option(help="Images for each.")] = 64,
-    seed: Annotated[int, typer.Option(help="All randomness follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(help="All randomness follows from it.", callback=check_seed)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Make a supernet's BN statistics table on your images, so that subnets need none."""
     from bespoke.predictors.card import write_calibration
     from bespoke.supernet.checkpoints import save_statistics
+    from bespoke.supernet.statistics import check_covered
     from bespoke.supernet.subnet import load_network
-    from bespoke.supernet.training.collection import collect_table
+    from bespoke.supernet.training.collection import collect_table, table_architectures
     from bespoke.supernet.training.data import read_split, side_for
     from bespoke.supernet.training.processes import device_of
     from bespoke.supernet.zoo import STATISTICS, entry
 
-    if seed < 0:
-        raise InvalidInput(f"--seed: got {seed}, expected 0 or more")
+    if batch < 2:
+        raise InvalidInput(f"--batch: got {batch}, expected 2 or more: one image has no BN statistics")
     device_of(device)
     opened = entry(name, zoo_folder)
+    check_covered(opened.space, table_architectures(opened.space, architectures, seed))
     found = read_split(images, "train", side_for(opened.space.dimensions[-1].choices), cache)
     table = collect_table(
         load_network(opened),
@@ -128,7 +130,7 @@ def zoo_calibrate(
         batch=batch,
         seed=seed,
         device=device,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=progress,
     )
     with replacing(opened.folder / STATISTICS) as temporary:
         save_statistics(table, temporary)
@@ -159,14 +161,20 @@ def _bring(files: _Files, source: str, sha256: str | None, config: str | None) -
         folder = source.rstrip("/")
         weights = files.local(f"{folder}/{WEIGHTS}", sha256)
         found = files.local(config or f"{folder}/{CONFIG}")
-        return _Found(
-            weights, found, files.local(f"{folder}/{RUN_CONFIG}"), _plain(folder.rpartition("/")[2])
-        )
+        # "." is a folder as well, and has a name.
+        label = Path(source).absolute().name if Path(source).is_dir() else folder.rpartition("/")[2]
+        return _Found(weights, found, files.local(f"{folder}/{RUN_CONFIG}"), _plain(label))
     weights = files.local(source, sha256)
     if config is None:
         return _Found(weights, None, None, _plain(weights.stem))
     beside = Path(config).with_name(RUN_CONFIG)
     return _Found(weights, files.local(config), beside if beside.is_file() else None, _plain(weights.stem))
+
+
+def _public(url: str) -> str:
+    """An address without what it may hold of secrets: whoever may search reads cards."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _plain(text: str) -> str:
@@ -238,7 +246,7 @@ def _card(source: str, weights: Path, classes: int, specialised: bool) -> dict[s
     what = "Specialised network" if specialised else "Supernet"
     return {
         "summary": f"{what} of the Once-for-All authors, imported; {classes} classes",
-        "source": source if "://" in source else Path(source).name,
+        "source": _public(source) if "://" in source else Path(source).name,
         "sha256": digest_of(weights),
         "bn_statistics": "the network's own" if specialised else "none: re-calibrate on images",
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bespoke.client.devices import device_path
-from bespoke.client.sending import Json, Sender, part, pause_s
-from bespoke.supernet.errors import Unavailable
+from bespoke.client.sending import RETRIED_STATUS, Json, Sender, part, pause_s
+from bespoke.supernet.errors import ApiError, Unavailable
 
 __all__ = ["Campaigns"]
 
@@ -56,20 +56,30 @@ class Campaigns(Sender):
     def campaign_events(self, device_id: str, campaign_id: str) -> Iterator[Json]:
         """One campaign each time that it changes, until it is over; the last one is its end.
 
-        A stream that breaks or is closed is opened again, with growing pauses.
+        A stream that breaks or is closed, or a gateway that fails, is tried again, with growing pauses.
+
+        Raises:
+            ApiError: The service refuses it.
+            Unavailable: As many tries in a row brought no event.
         """
         path = f"{device_path(device_id)}/campaigns/{part(campaign_id)}/events"
         attempt = 0
         while True:
+            failed: ApiError | Unavailable = Unavailable(
+                f"GET {path}: closed without an event; is this Bespoke?"
+            )
             try:
                 for event, data in self._events(path):
                     attempt = 0
                     yield data
                     if event == "done":
                         return
-            except Unavailable:
-                if attempt >= self._attempts:
+            except (ApiError, Unavailable) as error:
+                if isinstance(error, ApiError) and error.status not in RETRIED_STATUS:
                     raise
+                failed = error
+            if attempt >= self._attempts:
+                raise failed
             attempt += 1
             self._sleep(pause_s(attempt))
 

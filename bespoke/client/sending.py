@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -29,6 +29,20 @@ RETRIED_STATUS = frozenset({502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
 PIECE_BYTES = 2**16
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+class Call(TypedDict, total=False):
+    """What a call may say beside its method and path.
+
+    Attributes:
+        body: Sent as JSON.
+        query: Behind the path.
+        idempotent: Whether it can be repeated without harm, though it is no GET.
+    """
+
+    body: Json | None
+    query: Mapping[str, str] | None
+    idempotent: bool
 
 
 class Sender:
@@ -60,14 +74,14 @@ class Sender:
         Raises:
             InvalidInput: The address is none, or the key cannot be one.
         """
-        if key and not key.isascii():
-            raise InvalidInput("API key: got characters that no key has, expected bsp_<prefix>_<secret>")
-        try:
-            self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
-        except httpx.InvalidURL as error:
+        if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise InvalidInput(
-                f"server: got {base_url!r}, expected an address such as http://127.0.0.1:8321; {error}"
-            ) from error
+                "API key: got characters that no key has, such as a space or the end of a line; expected "
+                "bsp_<prefix>_<secret>"
+            )
+        if http is None:
+            _check_address(base_url)
+        self._http = http or httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
         self._owned = http is None
         self._headers = {"User-Agent": f"bespoke-client/{__version__}"}
         if key:
@@ -88,16 +102,8 @@ class Sender:
         if self._owned:
             self._http.close()
 
-    def _json(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Json | None = None,
-        query: Mapping[str, str] | None = None,
-        idempotent: bool = False,
-    ) -> Json:
-        return read_json(self._send(method, path, body=body, query=query, idempotent=idempotent))
+    def _json(self, method: str, path: str, **call: Unpack[Call]) -> Json:
+        return read_json(self._send(method, path, **call))
 
     def _events(self, path: str) -> Iterator[tuple[str, Json]]:
         """The events of one stream (``text/event-stream``), each with its JSON."""
@@ -120,20 +126,16 @@ class Sender:
         except httpx.TransportError as error:
             raise Unavailable(f"GET {path}: the stream broke ({type(error).__name__}: {error})") from error
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Json | None = None,
-        query: Mapping[str, str] | None = None,
-        idempotent: bool = False,
-    ) -> httpx.Response:
-
-        def send() -> httpx.Response:
-            return self._http.request(method, path, json=body, params=query, headers=self._headers)
-
-        return self._tried(method, path, send, idempotent or method == "GET")
+    def _send(self, method: str, path: str, **call: Unpack[Call]) -> httpx.Response:
+        body, query = call.get("body"), call.get("query")
+        try:
+            request = self._http.build_request(method, path, json=body, params=query, headers=self._headers)
+        except ValueError as error:
+            raise InvalidInput(
+                f"{method} {path}: got what JSON cannot say ({error}), expected finite numbers and plain text"
+            ) from error
+        repeatable = call.get("idempotent", False) or method == "GET"
+        return self._tried(method, path, lambda: self._http.send(request), repeatable)
 
     def _stream_into(self, file: Path, address: str) -> httpx.Response:
         """Write an answer's content to a file, unless it is an error."""
@@ -175,8 +177,31 @@ def pause_s(attempt: int) -> float:
 
 
 def part(text: str) -> str:
-    """One path segment, whatever the caller put into it."""
-    return quote(text, safe="")
+    """One path segment, whatever the caller put into it.
+
+    Raises:
+        InvalidInput: No segment can say it: it would name something else, or nothing.
+    """
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeEncodeError:
+        quoted = ""
+    if quoted in ("", ".", ".."):
+        raise InvalidInput(f"id or name: got {text!r}, expected one that the service knows")
+    return quoted
+
+
+def _check_address(base_url: str) -> None:
+    """Refuse what is no address of a service, before it is tried in vain."""
+    why = "it lacks http:// or https://, or a host"
+    try:
+        address = httpx.URL(base_url)
+        address.raw_host.decode().encode("idna")
+        if address.scheme in ("http", "https") and address.host:
+            return
+    except (httpx.InvalidURL, UnicodeError) as error:
+        why = str(error)
+    raise InvalidInput(f"server: got {base_url!r}, expected an address such as http://127.0.0.1:8321; {why}")
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:
@@ -187,7 +212,9 @@ def _checked(answer: httpx.Response) -> httpx.Response:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"title": answer.reason_phrase, "detail": answer.text[:500]}
+        problem = {"title": answer.reason_phrase, "detail": " ".join(answer.text[:500].split())}
+        if answer.has_redirect_location:
+            problem["detail"] = f"moved to {answer.headers['Location']}: give the address of that server"
     raise ApiError(answer.status_code, problem)
 
 

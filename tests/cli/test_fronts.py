@@ -125,6 +125,12 @@ def test_a_wrong_member_ends_with_exit_code_2(
     assert complaint in done.stderr
 
 
+def test_resolutions_that_are_empty_are_not_those_of_the_tables(files: Files) -> None:
+    done = fleet(files, [{"name": "phone", "table": str(files[1]), "latency_ms": 1.2}], "--resolutions", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--resolutions: got ''" in done.stderr
+
+
 def test_a_fleet_that_nothing_serves_ends_with_exit_code_3_and_names_the_member(files: Files) -> None:
     _, table, _ = files
     done = fleet(files, [{"name": "watch", "table": str(table), "latency_ms": 0.05}])

@@ -31,12 +31,13 @@ class Done:
     stderr: str
 
 
-def bespoke(*arguments: object, stdin: str = "") -> Done:
+def bespoke(*arguments: object, stdin: str | bytes = "") -> Done:
     """Run the command line as its entry point does, in this process."""
     out, err = io.StringIO(), io.StringIO()
+    given = stdin.encode() if isinstance(stdin, str) else stdin
     with (
         mock.patch.object(sys, "argv", ["bespoke", *map(str, arguments)]),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stopped,
@@ -114,6 +115,7 @@ def test_latency_and_accuracy_price_each_line(files: tuple[Path, Path, LatencyTa
         ('{"resolution": 4}', "line 2: architecture field 'resolution': got 4, allowed: 8 to 2048"),
         ("[1, 2]", "line 2: got [1, 2], expected an architecture"),
         ("not json", "line 2: expected an architecture as JSON"),
+        ("[" * 100_000, "line 2: expected an architecture as JSON"),
     ],
 )
 def test_a_wrong_line_is_named_with_exit_code_2(line: str, complaint: str) -> None:
@@ -283,3 +285,38 @@ def test_what_else_a_line_tells_is_passed_over() -> None:
         for fields in (smallest(SPACE).to_json(), line)
     )
     assert told == plain
+
+
+@pytest.mark.parametrize(
+    "command", [("cost",), ("fleet", "--predictor", "p"), ("tables", "fit", "--out", "t")]
+)
+def test_bytes_that_are_no_text_are_told_in_one_line(command: tuple[str, ...]) -> None:
+    done = bespoke(*command, "--space", NAME, stdin=b"\x1f\x8b\x08")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no text, expected JSON lines in UTF-8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--predictor", "p"),
+        ("pareto", "--predictor", "p"),
+        ("fleet", "--predictor", "p"),
+        ("tables", "choose", "--reference", "t"),
+        ("tables", "fit", "--out", "t"),
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_told(command: tuple[str, ...]) -> None:
+    for seed in (-1, 2**63):
+        done = bespoke(*command, "--space", NAME, f"--seed={seed}")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"--seed: got {seed}, expected 0 or more" in done.stderr
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = bespoke("keys", "list", "--var", tmp_path / "file" / "var")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert str(tmp_path / "file") in done.stderr
+    assert len(done.stderr.splitlines()) == 1

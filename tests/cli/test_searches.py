@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bespoke.cli.searches import searches_app
+from bespoke.cli.searches import searches_app, show
+from bespoke.client import Client
 from tests.cli.conftest import Live
 from tests.cli.test_offline import Done, bespoke
 from tests.service.tables import profiled
@@ -121,6 +122,9 @@ def test_a_fleet_is_covered_and_its_models_fetched(
         ("--limit", "latency_ms=fast", "latency_ms=20@0.95"),
         ("--also", "second=9@much", "latency_ms=20@0.95"),
         ("--restrict", "kernel=big", "kernel=3,5"),
+        ("--limit", "macs=nan", "latency_ms=20@0.95"),
+        ("--limit", "latency_ms=20@", "latency_ms=20@0.95"),
+        ("--also", "second=", "latency_ms=20@0.95"),
     ],
 )
 def test_an_option_that_cannot_be_read_says_what_is_expected(
@@ -130,6 +134,57 @@ def test_an_option_that_cannot_be_read_says_what_is_expected(
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{option}: got {value!r}" in done.stderr
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--limit", ("macs=3e8", "macs=2e8")),
+        ("--restrict", ("kernel=3", "kernel=5")),
+        ("--also", ("second=9", "second=8")),
+    ],
+)
+def test_what_is_given_twice_is_refused_and_not_lost(
+    live: Live, devices: tuple[str, str], option: str, values: tuple[str, str]
+) -> None:
+    done = run(live, "ask", *TINY, *(word for value in values for word in (option, value)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "twice" in done.stderr
+    done = run(live, "fleet", *TINY, "--member", "second:latency_ms=9,latency_ms=8")
+    assert "--member: got 'latency_ms' twice" in done.stderr
+
+
+def test_an_answer_is_told_also_where_its_model_cannot_be_written(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (("ask", "--limit", "macs=1e9"), ("fleet", "--member", "second:latency_ms=9")):
+        done = run(live, *command, *TINY, *EFFORT, "--out", tmp_path / "file" / "model.onnx")
+        assert done.returncode == 2
+        assert "sub_" in done.stdout
+        assert "cannot be written" in done.stderr
+
+
+def test_an_answer_tells_how_its_verification_stands(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(live, "ask", *TINY, *EFFORT, "--limit", "macs=1e9")
+    verified = {"kind": "measured", "state": "running", "progress": 0.5, "error": None, "met": None}
+    winner = {"subnet_id": "sub_w", "top1": 0.8, "measured_top1": None, "measured_ms": 3.25}
+    for more, expected in (
+        ({"winner": None}, ["verified    measured: running, 50%"]),
+        (
+            {"state": "succeeded", "progress": 1.0, "met": True, "winner": winner},
+            ["verified    measured: succeeded, 100%", "winner      sub_w  top-1 0.8000  measured 3.250 ms"],
+        ),
+        (
+            {"state": "succeeded", "progress": 1.0, "met": False, "winner": None},
+            ["verified    measured: succeeded, 100%; nothing was within the limit"],
+        ),
+    ):
+        answer = found | {"verified": verified | more}
+        monkeypatch.setattr(Client, "search_result", lambda self, search, answer=answer: answer)
+        show("key", "srch_0")
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith(("verified", "winner"))] == expected
 
 
 def test_what_the_service_refuses_is_one_line(live: Live) -> None:

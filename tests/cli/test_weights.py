@@ -91,16 +91,19 @@ def test_pictures_are_drawn_from_the_card(trained: tuple[Path, Path, str], tmp_p
     for path in told["plots"]:
         assert Path(path).read_bytes().startswith(PNG)
         assert Path(path).read_bytes() == (root / "mine" / "plots" / Path(path).name).read_bytes()
+    with pytest.raises(FileInvalid, match="cannot be written"):
+        bespoke("zoo", "show", "mine", "--zoo", root, "--plots", root / "mine" / "card.json")
     text = bespoke("zoo", "show", "mine", "--zoo", root)
     assert "2 subnets (--json tells them" in text
 
 
 def test_a_finished_run_is_only_read(
-    trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path
+    trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, root, told = trained
     files = {path: path.stat().st_mtime_ns for path in run.glob("*") if path.is_file()}
-    again = bespoke("train", "--data", photos, "--out", root / "mine", "--run", run, *begun, *SHORT)
+    monkeypatch.chdir(photos)  # where the images are called "." and nevertheless have a name
+    again = bespoke("train", "--data", ".", "--out", root / "mine", "--run", run, *begun, *SHORT)
     assert json.loads(again) == json.loads(told)
     assert {path: path.stat().st_mtime_ns for path in run.glob("*") if path.is_file()} == files
 
@@ -149,7 +152,10 @@ def test_a_shard_that_is_none_is_refused(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("option", "given"), [("resolutions", "96.5"), ("epochs", "1,x")])
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("resolutions", "96.5"), ("resolutions", ""), ("epochs", "1,x"), ("epochs", "nan,1,1"), ("epochs", "")],
+)
 def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
     tmp_path: Path, option: str, given: str
 ) -> None:
@@ -172,6 +178,12 @@ def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
         (("--epochs", "1,2"), "expected 3 numbers"),
         (("--resolutions", "128,96"), "resolutions"),
         (("--seed", -1), "--seed: got -1"),
+        (("--seed", 2**63), "--seed: got"),
+        (("--side", 0), "--side: got 0"),
+        (("--scale", "inf"), "--scale: got inf, expected a positive factor"),
+        (("--rate", "nan"), "--rate: got nan, expected a positive factor"),
+        (("--start", ""), "no supernet named ''"),
+        (("--out", "my zoo/my net"), "--out: got a folder named 'my net'"),
         (("--start", "narrow", "--statistics", 130, "--device", "gpu"), "got 'gpu', expected cpu or cuda"),
         (("--start", "narrow", "--statistics", 130, "--batch", 1), "got batches of 1 images"),
     ],
@@ -201,6 +213,7 @@ def test_a_place_where_no_entry_can_come_is_told_before_any_image_is_read(tmp_pa
         (("--views", 0), "--views: got 0"),
         (("--unsure", 999), "--unsure: got 999 of 1000"),
         (("--seed", -1), "--seed: got -1"),
+        (("--side", 0), "--side: got 0"),
         (("--device", "gpu"), "got 'gpu'"),
     ],
 )

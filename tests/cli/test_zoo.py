@@ -170,6 +170,36 @@ def test_the_same_weights_come_from_a_file_and_its_digest_is_checked(published: 
         bespoke("zoo", "import", file, "--zoo", root, "--name", "../mine")
 
 
+def test_the_folder_that_one_stands_in_names_its_network(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(published / "cpu_lat@9ms")
+    assert json.loads(bespoke("zoo", "import", ".", "--zoo", tmp_path, "--json"))["name"] == "cpu_lat-9ms"
+
+
+def test_a_card_tells_no_secret_of_an_address(address: str, tmp_path: Path) -> None:
+    signed = f"{address.replace('//', '//me:word@')}/ofa_mbv3?token=secret"
+    told = json.loads(bespoke("zoo", "import", signed, "--zoo", tmp_path, "--resolutions", "64", "--json"))
+    assert told["card"]["source"] == f"{address}/ofa_mbv3"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--batch", 0), "--batch: got 0"),
+        (("--batch", -1), "--batch: got -1"),
+        (("--architectures", 3), "3 architectures do not cover"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told_before_any_image_is_read(
+    random_zoo: Path, tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    before = (random_zoo / "tiny" / "statistics.safetensors").read_bytes()
+    with pytest.raises(BespokeError, match=told):
+        bespoke("zoo", "calibrate", "tiny", "--zoo", random_zoo, "--images", tmp_path / "nothing", *options)
+    assert (random_zoo / "tiny" / "statistics.safetensors").read_bytes() == before
+
+
 def test_what_is_no_published_network_leaves_nothing(published: Path, address: str, tmp_path: Path) -> None:
     root = tmp_path / "zoo"
     with pytest.raises(FileInvalid, match=r"torch file|more than tensors"):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from bespoke.client import ApiError, Client
-from bespoke.supernet.errors import Unavailable
+from bespoke.supernet.errors import InvalidInput, Unavailable
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -105,8 +105,11 @@ def test_a_problem_document_becomes_an_api_error() -> None:
 
 
 def test_an_error_without_a_problem_document_keeps_its_text() -> None:
-    with pytest.raises(ApiError, match="nginx says no"):
-        client(lambda _: httpx.Response(400, text="nginx says no")).devices()
+    with pytest.raises(ApiError, match="400 Bad Request: nginx says no"):
+        client(lambda _: httpx.Response(400, text="\r\nnginx\r\nsays no")).devices()
+    moved = httpx.Response(301, text="<html>", headers={"Location": "https://test/v1/devices"})
+    with pytest.raises(ApiError, match="moved to https://test/v1/devices: give"):
+        client(lambda _: moved).devices()
 
 
 def test_an_answer_that_is_no_json_is_named() -> None:
@@ -185,6 +188,17 @@ def test_events_that_are_refused_are_an_api_error_and_a_dead_service_is_given_up
     assert len(seen) == 3
 
 
+def test_events_are_waited_for_while_a_gateway_fails_and_not_for_ever() -> None:
+    streams = [httpx.Response(503), httpx.Response(200, text='event: done\ndata: {"done": 3}\n\n')]
+    assert list(client(lambda _: streams.pop(0)).campaign_events("d", "c")) == [{"done": 3}]
+    with pytest.raises(ApiError, match="503"):
+        list(client(lambda _: httpx.Response(503), attempts=2).campaign_events("d", "c"))
+    handle, seen = answers(*[200] * 3, OSError("asked too often"))
+    with pytest.raises(Unavailable, match="closed without an event"):
+        list(client(handle, attempts=2).campaign_events("d", "c"))
+    assert len(seen) == 3
+
+
 def test_a_campaign_says_what_is_to_be_measured_only_where_it_was_told() -> None:
     handle, seen = answers(202)
     client(handle).create_campaign("d", "ofa", "quick")
@@ -199,6 +213,37 @@ def test_names_cannot_leave_their_path_segment() -> None:
     handle, seen = answers(200)
     client(handle).device("../jobs/1")
     assert seen[0].url.raw_path == b"/v1/devices/..%2Fjobs%2F1"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "\udcff"])
+def test_a_name_that_no_path_segment_can_say_is_refused(name: str) -> None:
+    handle, seen = answers(200)
+    with pytest.raises(InvalidInput, match="id or name: got"):
+        client(handle).campaign("d", name)
+    assert not seen
+
+
+@pytest.mark.parametrize("key", ["bsp_ab_cd\n", "bsp_ab_cd\r", "bsp_ab cd", "bsp_ab_\x00", "bsp_äb_cd"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(InvalidInput, match="API key") as raised:
+        Client("http://test", key)
+    assert "ab" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "127.0.0.1:8321", "localhost:8321", "ftp://x", "http://", "http://a..b"]
+)
+def test_what_is_no_address_is_told_at_once(address: str) -> None:
+    with pytest.raises(InvalidInput, match="server: got"):
+        Client(address)
+
+
+def test_what_json_cannot_say_is_refused() -> None:
+    handle, seen = answers(200)
+    for supernet, limit in (("ofa", float("nan")), ("\udcff", 1.0)):
+        with pytest.raises(InvalidInput, match="JSON cannot say"):
+            client(handle).search(supernet, {"macs": limit})
+    assert not seen
 
 
 def test_a_given_http_client_is_used_and_left_open() -> None:
