@@ -22,7 +22,7 @@ from bespoke.service.engines.protocol import JobEngine
 from bespoke.service.store import ArchiveKey
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.architecture import encode, read_architecture
-from bespoke.supernet.errors import NotFound, Unavailable
+from bespoke.supernet.errors import FileInvalid, NotFound, Unavailable
 
 __all__ = ["build_missing", "grow_archive", "refine", "start_build"]
 
@@ -197,7 +197,7 @@ def _serving_key(place: Workplace, supernet: str, device_id: str | None) -> Arch
     """The key of the archive that is needed now; None where the supernet cannot be searched there."""
     try:
         digest, predictor = place.catalogue.entry(supernet).digest, place.catalogue.predictor(supernet)
-    except (NotFound, Unavailable):
+    except (NotFound, Unavailable, FileInvalid):
         return None
     row = place.store.serving_state(device_id, supernet) if device_id else None
     if device_id and row is None:

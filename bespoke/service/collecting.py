@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from bespoke.predictors.dataset import drawn, set_aside
 from bespoke.service.datasets import images_folder, measured_so_far, supernet_of
+from bespoke.service.orm import DatasetSubnet
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.architecture import read_architecture
-from bespoke.supernet.errors import BespokeError, FileInvalid, TaskFailed
+from bespoke.supernet.errors import BespokeError, TaskFailed
+from bespoke.supernet.zoo import ZooEntry
 
 __all__ = ["draw_round", "fit_dataset", "measure_shard"]
 
 NICENESS = 10
 """A shard takes hours: whoever waits for a model or an archive comes first."""
+
+PAUSE_S = 1.0
+"""How often a shard that gives way looks whether it may go on."""
+
+BETWEEN_LEASES_S = 3.0
+"""Time in which an agent that has handed in a lease takes the next one, if there is one."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +53,11 @@ def draw_round(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Measure what is left of a shard, and keep each subnet as soon as it is measured."""
+    """Measure what is left of a shard, and keep each subnet as soon as it is measured.
+
+    What another data set measured of them in the same way is taken from it. While a device is being
+    measured nothing is begun: it may be this very machine.
+    """
     from bespoke.predictors.card import held_out_of, top1_measure
     from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.evaluation import LabelledImages
@@ -59,11 +73,10 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     folder = images_folder(place, entry)
     if folder is None:
         raise BespokeError(f"the training images of supernet {entry.name!r} are gone: look at BESPOKE_DATA")
+    _give_way(place)
     side = int(entry.card.get("side", request["side"]))
     training = read_split(folder, "train", side, place.settings.var / "images")
     held_out = held_out_of(entry, folder, training, request["seed"])
-    if not len(held_out):
-        raise FileInvalid(folder, f"got {len(training)} training images, expected 5 or more to hold out of")
     images = LabelledImages(held_out, views=request["views"])
     elsewhere = {row.images for row in every if row.images} - {len(images)}
     if elsewhere:
@@ -72,11 +85,37 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
             f"subnets of this data set were measured on {min(elsewhere)} images, and here are {len(images)}: "
             "all workers need the same image folder",
         )
+    unknown = _take_over(place, entry, left, len(images))
+    if not unknown:
+        return {"measured": 0}
     measure = top1_measure(entry, images, threads=place.settings.child_threads)
-    for row in left:
+    for row in unknown:
+        _give_way(place)
         found = measure(read_architecture(entry.space, row.architecture))
         place.store.keep_measured(dataset.id, row.position, found.top1, found.smooth, len(images))
-    return {"measured": len(left)}
+    return {"measured": len(unknown)}
+
+
+def _take_over(
+    place: Workplace, entry: ZooEntry, left: Sequence[DatasetSubnet], images: int
+) -> list[DatasetSubnet]:
+    """Keep of some subnets what other data sets measured in the same way; the others are returned."""
+    alike = place.store.measured_alike(left[0].dataset_id, images)
+    known = {read_architecture(entry.space, one.architecture): one for one in alike}
+    unknown = []
+    for row in left:
+        same = known.get(read_architecture(entry.space, row.architecture))
+        if same is None or same.top1 is None:
+            unknown.append(row)
+        else:
+            place.store.keep_measured(row.dataset_id, row.position, same.top1, same.smooth, images)
+    return unknown
+
+
+def _give_way(place: Workplace) -> None:
+    """Wait while a device is being measured, also between one lease and the next."""
+    while place.store.measuring(BETWEEN_LEASES_S):
+        time.sleep(PAUSE_S)
 
 
 def fit_dataset(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:

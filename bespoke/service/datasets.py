@@ -124,6 +124,7 @@ def measured_so_far(place: Workplace, dataset: Dataset) -> AccuracyDataset:
         images=tuple(row.images or 0 for row in rows),
         rounds=tuple(row.round for row in rows),
         smooth=tuple(row.smooth for row in rows),
+        supernets=(dataset.supernet_digest,) * len(rows),
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Protocol
@@ -20,7 +20,16 @@ from bespoke.service.store import Store
 from bespoke.supernet.errors import TaskFailed, Unavailable
 from bespoke.supernet.zoo import MEAN, STD, ZooEntry
 
-__all__ = ["MEDIA_TYPE", "ModelMaker", "QueuedModels", "WarmModels", "class_names", "input_of", "metadata"]
+__all__ = [
+    "MEDIA_TYPE",
+    "ModelMaker",
+    "QueuedModels",
+    "WarmModels",
+    "awaited",
+    "class_names",
+    "input_of",
+    "metadata",
+]
 
 MEDIA_TYPE = "application/onnx"
 POLL_S = 0.05
@@ -29,6 +38,8 @@ MOST_AHEAD = 16
 REMEMBERED = 4096
 CALM_S = 0.25
 """Without a request for so long, models are made before anybody waits; else requests go first."""
+ASKED_S = 1.0
+"""So often a job that waits for a model asks whether it is to stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +137,10 @@ class WarmModels:
         # The thread that starts a child must outlive it, so this one does all of it.
         child = Child(self._settings)
         try:
-            self._load(child)
+            for name in self._supernets:
+                child = child if child.alive else Child(self._settings)
+                self._load(child, name)
+            self._warm.set()
             while (wanted := self._next()) is not None:
                 child = child if child.alive else Child(self._settings)
                 self._make(child, wanted)
@@ -137,13 +151,11 @@ class WarmModels:
             for future in self._pending.values():
                 future.set_exception(Unavailable("the service is shutting down"))
 
-    def _load(self, child: Child) -> None:
-        for name in self._supernets:
-            try:
-                child.call("warm-up", {"supernet": name}, self._stopping.is_set)
-            except TaskFailed:
-                logger.exception("supernet %s cannot be loaded", name)
-        self._warm.set()
+    def _load(self, child: Child, supernet: str) -> None:
+        try:
+            child.call("warm-up", {"supernet": supernet}, self._stopping.is_set)
+        except TaskFailed:
+            logger.exception("supernet %s cannot be loaded", supernet)
 
     def _make(self, child: Child, wanted: Wanted) -> None:
         subnet_id, dynamic_batch = wanted
@@ -203,6 +215,23 @@ class QueuedModels:
         job = self._store.add_job("materialise", arguments)
         self._engine.submit(job)
         return job.id
+
+
+def awaited(
+    models: ModelMaker, subnet_id: str, dynamic_batch: bool, stopped: Callable[[], bool]
+) -> ArtifactRow:
+    """The ONNX file of a subnet, waited for as a job does: as long as it takes.
+
+    Raises:
+        TaskFailed: It cannot be made.
+        Stopped: ``stopped`` said yes.
+    """
+    while not stopped():
+        try:
+            return models.wait(subnet_id, dynamic_batch, ASKED_S)
+        except Unavailable:
+            continue  # a model that takes long has not failed: who asked for it is told to ask again
+    raise Stopped
 
 
 def class_names(entry: ZooEntry) -> list[str] | None:

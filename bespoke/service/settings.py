@@ -7,14 +7,23 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr
+import sqlalchemy as sa
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bespoke.supernet.errors import InvalidInput
+
 __all__ = ["Settings"]
+
+DATABASES = ("sqlite", "postgresql", "postgres")
+EXPECTED = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 
 
 class Settings(BaseSettings):
     """How one process of the service is set up; ``BESPOKE_PORT=9000`` sets ``port``.
+
+    A variable that is empty counts as one that is not there.
 
     Attributes:
         var: Folder of the database and the artifacts, made when missing.
@@ -47,9 +56,14 @@ class Settings(BaseSettings):
         events_s: Length of such a stream; clients connect again.
         model_wait_s: How long a request waits for a model that is being made.
         child_threads: Threads of the heavy work in a child process.
+
+    Raises:
+        InvalidInput: A value is none that the setting can have.
     """
 
-    model_config = SettingsConfigDict(env_prefix="BESPOKE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="BESPOKE_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     var: Path = Path("var")
     database_url: str = ""
@@ -81,6 +95,31 @@ class Settings(BaseSettings):
     model_wait_s: float = Field(default=20.0, gt=0)
     child_threads: int = Field(default=1, ge=1)
 
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise InvalidInput("; ".join(_told(str(one["loc"][0]), one) for one in error.errors())) from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _opens(cls, url: str) -> str:
+        """A database that is known; what came may hold a password, so only its kind is told."""
+        if not url:
+            return url
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise ValueError(f"got no URL, expected {EXPECTED}") from None
+        kind = parsed.get_backend_name()
+        if kind not in DATABASES:
+            raise ValueError(f"got {kind}://, expected {EXPECTED}")
+        if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ValueError(
+                f"got sqlite:// without a file, which no two processes share; expected {EXPECTED}"
+            )
+        return url
+
     def to_json(self) -> dict[str, Any]:
         """All of it, the secret included, for a child process: ``Settings(**...)`` reads it."""
         return self.model_dump(mode="json") | {"s3_secret": self.s3_secret.get_secret_value()}
@@ -107,3 +146,10 @@ class Settings(BaseSettings):
         if not self.embedded_worker:
             return f"{socket.gethostname()}-{os.getpid()}"
         return "embedded" if self.database.startswith("sqlite") else f"{socket.gethostname()}-embedded"
+
+
+def _told(name: str, error: ErrorDetails) -> str:
+    """What is wrong with a setting, for whoever set it."""
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] == "value_error" else f"got {error['input']!r}: "
+    return f"setting {name} (BESPOKE_{name.upper()}): {got}{message}"

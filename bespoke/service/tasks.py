@@ -27,7 +27,7 @@ from bespoke.service.archiving import grow_archive
 from bespoke.service.artifacts import Artifact
 from bespoke.service.collecting import draw_round, fit_dataset, measure_shard
 from bespoke.service.models import MEDIA_TYPE, metadata
-from bespoke.service.orm import Campaign
+from bespoke.service.orm import Campaign, StoredSubnet
 from bespoke.service.revisions import to_keep
 from bespoke.service.settings import Settings
 from bespoke.service.workplace import Workplace, open_workplace
@@ -47,7 +47,7 @@ def write_entries(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     """Write the ONNX files of some entries of a campaign into the artifact store."""
     campaign = place.store.campaign(arguments["campaign_id"])
     space = place.catalogue.entry(campaign.supernet).space
-    precision = DeviceProfile.from_json(place.store.device(campaign.device_id).profile).precision
+    precision = DeviceProfile.from_json(place.store.device(campaign.device_id).profile).model_precision
     written = []
     for data in arguments["entries"]:
         entry = ProfilingEntry.from_json(data)
@@ -92,11 +92,7 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
     row = place.store.subnet(arguments["subnet_id"])
     dynamic_batch = bool(arguments["dynamic_batch"])
-    entry = place.catalogue.entry(row.supernet)
-    if entry.digest != row.supernet_digest:
-        raise BespokeError(
-            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
-        )
+    entry = _supernet_of(place, row)
     architecture = read_architecture(entry.space, row.architecture)
     model = weights.materialise(
         entry,
@@ -111,6 +107,20 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"sha256": artifact.sha256, "size": artifact.size}
 
 
+def _supernet_of(place: Workplace, row: StoredSubnet) -> ZooEntry:
+    """The very supernet that a subnet was found in.
+
+    Raises:
+        BespokeError: It is another one by now.
+    """
+    entry = place.catalogue.entry(row.supernet)
+    if entry.digest != row.supernet_digest:
+        raise BespokeError(
+            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
+        )
+    return entry
+
+
 def _images(place: Workplace, entry: ZooEntry, resolution: int) -> Sequence[Any]:
     """Images to see the ranges of INT8 activations on; none where no data set is registered."""
     from bespoke.service.verification import data_folder
@@ -118,19 +128,6 @@ def _images(place: Workplace, entry: ZooEntry, resolution: int) -> Sequence[Any]
 
     folder = data_folder(place, entry)
     return calibration_images(folder, resolution) if folder else ()
-
-
-def write_candidates(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Write what a verification measures: subnets as they are shipped, and sentinels."""
-    campaign_id = arguments["campaign_id"]
-    written = []
-    for one in arguments["candidates"]:
-        made = materialise(place, {"subnet_id": one["subnet_id"], "dynamic_batch": False})
-        written.append({"entry_id": one["entry_id"], "kind": "subnet", "sha256": made["sha256"]})
-    plan = place.store.campaign(campaign_id).plan or {}
-    sentinels = [entry for entry in plan["entries"] if entry["kind"] == "sentinel"]
-    others = write_entries(place, {"campaign_id": campaign_id, "entries": sentinels})
-    return {"entries": [*written, *others["entries"]]}
 
 
 def learn_table(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -167,12 +164,13 @@ def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
     from bespoke.supernet.training.evaluation import LabelledImages, subnet_top1
 
     rows = [place.store.subnet(subnet_id) for subnet_id in arguments["subnet_ids"]]
-    entry = place.catalogue.entry(rows[0].supernet)
+    entry, *_ = [_supernet_of(place, row) for row in rows]
     folder = data_folder(place, entry)
     if folder is None:
         raise BespokeError(f"the data set of supernet {entry.name!r} is gone: look at BESPOKE_DATA")
     network, statistics = load_supernet(entry)
-    every = read_split(folder, "val", int(entry.card.get("side", SIDE)))
+    # Decoded once for all verifications, and mapped: a large set may not fit into the memory.
+    every = read_split(folder, "val", int(entry.card.get("side", SIDE)), place.settings.var / "images")
     # A random part of a large set: to tell the last few apart, 2,000 images are enough.
     some = np.sort(np.random.default_rng(0).permutation(len(every))[:MOST_IMAGES])
     images = LabelledImages(every.subset(some))
@@ -211,7 +209,6 @@ TASKS: Mapping[str, Callable[[Workplace, dict[str, Any]], dict[str, Any]]] = {
     "materialise": materialise,
     "warm-up": warm_up,
     "grow-archive": grow_archive,
-    "write-candidates": write_candidates,
     "learn-table": learn_table,
     "measure-top1": measure_top1,
     "draw-round": draw_round,

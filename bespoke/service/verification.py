@@ -3,7 +3,7 @@
 ``measured``: whole, on the real device, by its agent. Who is over the limit is dropped; the latency
 table learns of it, the search runs again within what the measurements leave of the limit, and the
 next few are measured, for a few rounds at most. The winner is the most accurate one, by prediction,
-that was measured within the limit.
+that was measured within the limit; where a metric is minimised, the one that has the least of it.
 
 ``accuracy``: on the validation images of a registered data set, in a worker. The winner is the one
 that is most accurate there: whoever picks the best of many predictions picks errors too, and a
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from bespoke.search.evolution import search
 from bespoke.search.problem import Candidate, Problem
 from bespoke.service.children import Child, Stopped
 from bespoke.service.engines.protocol import JobEngine, Json, Run
+from bespoke.service.models import ModelMaker, awaited
 from bespoke.service.orm import StoredSubnet, StoredTable, Verification
 from bespoke.service.questions import ground, problem
 from bespoke.service.schemas import SearchRequest
@@ -91,12 +92,15 @@ def start(place: Workplace, engine: JobEngine, search_id: str, kind: str) -> Ver
     return verification
 
 
-def verify_search(place: Workplace, run: Run) -> Json:
+def verify_search(place: Workplace, models: ModelMaker, run: Run) -> Json:
     """Workflow: measure, and where it has to be, learn and search again."""
     search_id: str = run.arguments["search_id"]
     verification = place.store.verification(search_id)
     assert verification is not None  # it was added with its job
-    result = VERIFIERS[verification.kind](place, run, search_id)
+    if verification.kind == "accuracy":
+        result = _accuracy(place, run, search_id)
+    else:
+        result = _measured(place, models, run, search_id)
     return run.step("finish", lambda: _finish(place, search_id, result))
 
 
@@ -110,22 +114,28 @@ def data_folder(place: Workplace, entry: ZooEntry, splits: Sequence[str] = _ANY)
     if root is None or not classes or not root.is_dir():
         return None
     for folder in (root, *sorted(one for one in root.iterdir() if one.is_dir())):
-        for split in splits:
-            inside = folder / split
-            if inside.is_dir() and set(class_names(inside)) == set(classes):
-                return folder
+        if any(_holds(folder / split, set(classes)) for split in splits):
+            return folder
     return None
+
+
+def _holds(folder: Path, classes: set[str]) -> bool:
+    """Whether a folder's folders are these classes; one that may not be read, as lost+found, is none."""
+    try:
+        return folder.is_dir() and set(class_names(folder)) == classes
+    except PermissionError:
+        return False
 
 
 # By measured latency
 
 
-def _measured(place: Workplace, run: Run, search_id: str) -> Json:
+def _measured(place: Workplace, models: ModelMaker, run: Run, search_id: str) -> Json:
     for number in range(ROUNDS):
         chosen = run.step(f"choose {number}", partial(_choose, place, search_id))
         if not chosen["candidates"]:
             break
-        opened = run.step(f"open {number}", partial(_open, place, run, search_id, chosen, number))
+        opened = run.step(f"open {number}", partial(_open, place, models, run, search_id, chosen, number))
         campaign_id = opened["campaign_id"]
         run.step(f"measure {number}", partial(_wait, place, run, campaign_id, number))
         told = run.step(f"judge {number}", partial(_judge, place, search_id, campaign_id, chosen, number))
@@ -138,10 +148,11 @@ def _measured(place: Workplace, run: Run, search_id: str) -> Json:
     assert verification is not None
     everyone = [one for told in verification.rounds for one in told["candidates"]]
     within = [one for one in everyone if one["within"]]
-    minimised = place.store.search(search_id)[0].request.get("minimise") == "latency_ms"
-    order: Callable[[Json], Any] = (
-        (lambda one: one["measured_ms"]) if minimised else (lambda one: (-one["top1"], one["measured_ms"]))
-    )
+    fastest = place.store.search(search_id)[0].request.get("minimise") == "latency_ms"
+
+    def order(one: Json) -> tuple[float, float]:
+        return (0.0 if fastest else _cost(one), one["measured_ms"])
+
     return {"met": bool(within), "winner": min(within, key=order) if within else None}
 
 
@@ -175,7 +186,11 @@ def _choose(place: Workplace, search_id: str) -> Json:
         "table_id": place.catalogue.serving(request.device or "", request.supernet).id,
         "limit_ms": request.constraints.latency_ms.limit if request.constraints.latency_ms else None,
         "candidates": [
-            {"entry_id": entry_id, **_told(subnet["id"], subnet["predicted"])}
+            {
+                "entry_id": entry_id,
+                **_told(subnet["id"], subnet["predicted"]),
+                "minimised": _metric(subnet["predicted"], posed.minimise),
+            }
             for entry_id, subnet in candidates.items()
         ],
     }
@@ -212,7 +227,7 @@ def _tightened(posed: Problem, factor: float) -> Problem:
     return replace(posed, constraints=constraints)
 
 
-def _open(place: Workplace, run: Run, search_id: str, chosen: Json, number: int) -> Json:
+def _open(place: Workplace, models: ModelMaker, run: Run, search_id: str, chosen: Json, number: int) -> Json:
     """Write the networks and hand them to the device's agents; waits where another one measures there."""
     _, answered = place.store.search(search_id)
     device_id, table = answered.device_id or "", place.store.table_by_id(chosen["table_id"])
@@ -225,10 +240,15 @@ def _open(place: Workplace, run: Run, search_id: str, chosen: Json, number: int)
             break
         except Conflict:
             _pause(run)
-    arguments = {"campaign_id": campaign.id, "candidates": chosen["candidates"]}
-    with Child(place.settings) as child:
-        written = child.call("write-candidates", arguments, run.stopped)
-    place.store.add_entries(campaign.id, [EntryModel(**entry) for entry in written["entries"]])
+    for one in chosen["candidates"]:
+        made = awaited(models, one["subnet_id"], False, run.stopped)
+        place.store.add_entries(campaign.id, [EntryModel(one["entry_id"], "subnet", made.sha256)])
+    sentinels = [entry.to_json() for entry in plan.entries if entry.kind == "sentinel"]
+    if sentinels:
+        arguments = {"campaign_id": campaign.id, "entries": sentinels}
+        with Child(place.settings) as child:
+            written = child.call("write-entries", arguments, run.stopped)
+        place.store.add_entries(campaign.id, [EntryModel(**entry) for entry in written["entries"]])
     order = [(entry.id, repeat) for repeat in range(plan.rounds) for entry in plan.order(repeat)]
     place.store.start_measuring(campaign.id, order)
     return {"campaign_id": campaign.id}
@@ -314,7 +334,7 @@ def _judge(place: Workplace, search_id: str, campaign_id: str, chosen: Json, num
         "candidates": candidates,
         "over": any(not one["within"] for one in measured),
         # The one that is promised most is what was asked for; where it keeps its limit, that is the end.
-        "again": not max(measured, key=lambda one: one["top1"])["within"],
+        "again": not min(measured, key=_cost)["within"],
     }
     place.store.keep_round(search_id, told)
     return told
@@ -376,6 +396,21 @@ def _told(subnet_id: str, predicted: Mapping[str, Any]) -> Json:
     }
 
 
+def _metric(predicted: Mapping[str, Any], name: str | None) -> float | None:
+    """A metric as a search names it, of what was predicted of a subnet."""
+    if name is None:
+        return None
+    kind, _, device = name.partition(":")
+    value: float = (predicted["devices"][device] if device else predicted)[kind]
+    return value
+
+
+def _cost(one: Mapping[str, Any]) -> float:
+    """What the search makes small, of a candidate by its prediction."""
+    least: float | None = one.get("minimised")
+    return -one["top1"] if least is None else least
+
+
 def _row_of(subnet: StoredSubnet) -> Json:
     return {"id": subnet.id, "architecture": subnet.architecture, "predicted": subnet.predicted}
 
@@ -388,9 +423,3 @@ def _keep(place: Workplace, search_id: str, told: Json) -> Json:
 def _finish(place: Workplace, search_id: str, result: Json) -> Json:
     place.store.finish_verification(search_id, result)
     return result
-
-
-VERIFIERS: Mapping[str, Callable[[Workplace, Run, str], Json]] = {
-    "measured": _measured,
-    "accuracy": _accuracy,
-}

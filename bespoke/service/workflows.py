@@ -9,10 +9,10 @@ from bespoke.latency_tables import ProfilingPlan
 from bespoke.predictors.accuracy import AccuracyPredictor
 from bespoke.search.probes import table_plan
 from bespoke.service.checking import check_plan, judge
-from bespoke.service.children import Child, Stopped
+from bespoke.service.children import Child
 from bespoke.service.datasets import collect_dataset, measure_shard
 from bespoke.service.engines.protocol import Json, Run, Workflows
-from bespoke.service.models import ModelMaker
+from bespoke.service.models import ModelMaker, awaited
 from bespoke.service.orm import Campaign, StoredTable
 from bespoke.service.store import EntryModel
 from bespoke.service.verification import verify_search
@@ -20,9 +20,6 @@ from bespoke.service.workplace import Workplace
 from bespoke.supernet.errors import Unavailable
 
 __all__ = ["workflows"]
-
-MODEL_WAIT_S = 1.0
-"""So often a job that waits for a model asks whether it is to stop."""
 
 
 def workflows(place: Workplace, models: ModelMaker) -> Workflows:
@@ -33,7 +30,7 @@ def workflows(place: Workplace, models: ModelMaker) -> Workflows:
         "judge-check": partial(judge_check, place),
         "materialise": partial(materialise, models),
         "grow-archive": partial(grow_archive, place),
-        "verify-search": partial(verify_search, place),
+        "verify-search": partial(verify_search, place, models),
         "collect-dataset": partial(collect_dataset, place),
         "measure-shard": partial(measure_shard, place),
     }
@@ -85,13 +82,8 @@ def materialise(models: ModelMaker, run: Run) -> Json:
     subnet_id, dynamic_batch = run.arguments["subnet_id"], run.arguments["dynamic_batch"]
 
     def make() -> Json:
-        while not run.stopped():
-            try:
-                made = models.wait(subnet_id, dynamic_batch, MODEL_WAIT_S)
-            except Unavailable:
-                continue  # a model that takes long has not failed: who asked for it is told to ask again
-            return {"sha256": made.sha256, "size": made.size}
-        raise Stopped
+        made = awaited(models, subnet_id, dynamic_batch, run.stopped)
+        return {"sha256": made.sha256, "size": made.size}
 
     return run.step("materialise", make)
 

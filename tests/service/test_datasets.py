@@ -27,7 +27,8 @@ from bespoke.cli import datasets as commands
 from bespoke.client import Client
 from bespoke.predictors.active import choose_round
 from bespoke.predictors.card import hold_out, image_fields, top1_measure
-from bespoke.predictors.dataset import DATASET, read_dataset, set_aside
+from bespoke.predictors.dataset import DATASET, Measurement, read_dataset, set_aside
+from bespoke.service import collecting
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
 from bespoke.service.collecting import draw_round, measure_shard
@@ -36,15 +37,16 @@ from bespoke.service.engines.distributed import DistributedEngine
 from bespoke.service.engines.protocol import Run
 from bespoke.service.orm import Job
 from bespoke.service.settings import Settings
-from bespoke.service.store import Store
+from bespoke.service.store import EntryModel, MeasuredEntry, Store
 from bespoke.service.store import datasets as store_datasets
 from bespoke.service.store.jobs import new_job
 from bespoke.service.tasks import measure_top1
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet import zoo
-from bespoke.supernet.architecture import read_architecture
-from bespoke.supernet.errors import Conflict, FileInvalid, TaskFailed
+from bespoke.supernet.architecture import Architecture, read_architecture
+from bespoke.supernet.errors import BespokeError, Conflict, FileInvalid, TaskFailed
 from bespoke.supernet.genomes import smallest, stratified
+from bespoke.supernet.training import data
 from bespoke.supernet.training.data import ImageSet, read_split
 from bespoke.supernet.training.evaluation import LabelledImages
 from tests.service.api import Api, problem_of
@@ -199,17 +201,86 @@ def test_a_shard_measures_on_what_was_held_out_from_training_alone(
         measure_shard(place, shard)
 
 
-def test_top1_is_measured_at_the_side_of_the_training(
-    own_zoo: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+def counted(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> None:
+    """Have shards measure nothing, and tell each subnet that they would have."""
+    monkeypatch.setattr("os.nice", lambda _: None)
+
+    def measure(architecture: Architecture) -> Measurement:
+        events.append("measured")
+        return Measurement(0.75, 0.5)
+
+    monkeypatch.setattr("bespoke.predictors.card.top1_measure", lambda *_, **__: measure)
+
+
+def test_a_larger_data_set_measures_only_what_no_smaller_one_has(
+    place: Workplace, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, digest, measured = place.store, place.catalogue.entry("tiny").digest, list[str]()
+    counted(monkeypatch, measured)
+    held_out = len(hold_out(read_split(images, "train", SIDE), 0)[1])
+    smaller = (
+        (10, {}, held_out, 0.25),
+        (30, {"subnets": 31}, held_out - 1, 0.5),
+        (30, {"views": 2}, held_out, 0.5),
+    )
+    for subnets, other, seen, top1 in smaller:
+        small, _ = store.start_dataset("tiny", digest, {**REQUEST, "subnets": 30, **other})
+        draw_round(place, {"dataset_id": small.id, "round": 0})
+        for row in store.dataset_subnets(small.id)[:subnets]:
+            store.keep_measured(small.id, row.position, top1, 0.125, seen)
+    large, _ = store.start_dataset("tiny", digest, REQUEST)
+    draw_round(place, {"dataset_id": large.id, "round": 0})
+    shard = {"dataset_id": large.id, "round": 0, "shard": 0}
+    for left in (15, 0):
+        assert measure_shard(place, shard) == {"measured": left}
+    rows = [row for row in store.dataset_subnets(large.id) if row.shard == 0]
+    assert [(row.top1, row.smooth, row.images) for row in rows] == (
+        [(0.25, 0.125, held_out)] * 5 + [(0.75, 0.5, held_out)] * 15
+    )
+    assert len(measured) == 15
+    assert set(measured_so_far(place, large).supernets) == {digest}
+
+
+def test_a_shard_begins_no_subnet_while_a_device_is_measured(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, events = place.store, list[str]()
+    row, _ = store.start_dataset("tiny", place.catalogue.entry("tiny").digest, REQUEST)
+    draw_round(place, {"dataset_id": row.id, "round": 0})
+    counted(monkeypatch, events)
+    device, _ = store.add_device("board", {}, "digest")
+    campaign, _ = store.add_campaign(device.id, "tiny", "quick")
+    store.add_artifact("sha", 1, "application/onnx")
+    store.add_entries(campaign.id, [EntryModel("op", "op", "sha")])
+    store.start_measuring(campaign.id, [("op", 0)])
+    leased = store.lease(device.id, "agent", 1, 60.0)
+    assert leased is not None
+
+    def sleep(_: float) -> None:
+        """First the lease is handed in, then no other one is taken for long."""
+        if events:
+            monkeypatch.setattr(collecting, "BETWEEN_LEASES_S", 0.0)
+        else:
+            store.report(leased[0].id, [MeasuredEntry("op", 0, (1.0,), 1.0, None)])
+        events.append("slept")
+
+    monkeypatch.setattr(collecting.time, "sleep", sleep)
+    assert measure_shard(place, {"dataset_id": row.id, "round": 0, "shard": 0}) == {"measured": 20}
+    assert events == ["slept"] * 2 + ["measured"] * 20
+
+
+def test_top1_is_measured_at_the_side_of_the_training_on_images_that_are_decoded_once(
+    own_zoo: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (images / "train").rename(images / "val")
     (own_zoo / "tiny" / "card.json").write_text(json.dumps({"classes": CLASSES, "side": 40}))
     entry, sides = zoo.entry("tiny", own_zoo), list[int]()
-    subnet = SimpleNamespace(id="a", supernet="tiny", architecture=smallest(entry.space).to_json())
+    architecture = smallest(entry.space).to_json()
+    subnet = SimpleNamespace(id="a", supernet="tiny", supernet_digest=entry.digest, architecture=architecture)
     place: Any = SimpleNamespace(
         store=SimpleNamespace(subnet=lambda _: subnet),
         catalogue=SimpleNamespace(entry=lambda _: entry),
-        settings=Settings(data=images, child_threads=1),
+        settings=Settings(var=tmp_path / "var", data=images, child_threads=1),
     )
 
     def top1(*given: Any) -> float:
@@ -218,7 +289,12 @@ def test_top1_is_measured_at_the_side_of_the_training(
 
     monkeypatch.setattr("bespoke.supernet.training.evaluation.subnet_top1", top1)
     assert measure_top1(place, {"subnet_ids": ["a"]})["top1"] == {"a": 0.5}
-    assert sides == [40]
+    monkeypatch.setattr(data, "decode_into", lambda *_: pytest.fail("decoded again"))
+    measure_top1(place, {"subnet_ids": ["a"]})
+    assert sides == [40, 40]
+    subnet.supernet_digest = "of what it was trained to be before"
+    with pytest.raises(BespokeError, match="has changed"):
+        measure_top1(place, {"subnet_ids": ["a"]})
 
 
 def predictor(client: Client) -> str:
@@ -422,7 +498,7 @@ def test_no_predictor_is_written_into_the_bundled_zoo(images: Path, tmp_path: Pa
 
 
 def test_hidden_folders_and_a_validation_split_hide_no_training_images(
-    own_zoo: Path, images: Path, tmp_path: Path
+    own_zoo: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = open_workplace(Settings(var=tmp_path / "var", zoo=own_zoo, data=images))
     entry = place.catalogue.entry("tiny")
@@ -430,5 +506,15 @@ def test_hidden_folders_and_a_validation_split_hide_no_training_images(
     assert images_folder(place, entry) == images
     (images / "train").rename(images / "mixed")
     (images / "mixed" / "val" / CLASSES[0]).mkdir(parents=True)
+    assert images_folder(place, entry) == images / "mixed"
+    (images / "lost+found").mkdir()
+    is_dir = Path.is_dir
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
     assert images_folder(place, entry) == images / "mixed"
     place.store.engine.dispose()

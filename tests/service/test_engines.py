@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bespoke.service.engines import runtime
 from bespoke.service.engines.distributed import DistributedEngine
 from bespoke.service.engines.embedded import EmbeddedEngine
-from bespoke.service.engines.protocol import JobEngine
+from bespoke.service.engines.protocol import JobEngine, Json, Run
 from bespoke.service.orm import Job
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
@@ -215,6 +216,35 @@ def test_a_job_whose_end_cannot_be_written_is_not_left_running(
         engine.stop()
     assert (failed.state, failed.error) == ("failed", {"detail": "the job engine ended it: ERROR"})
     assert refused.count(lost.id) == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_step_that_finds_the_database_away_for_a_moment_is_done_again(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "AGAIN_AFTER_S", (0.01,))
+    looks: list[str] = []
+
+    def look(run: Run) -> Json:
+        def step() -> Json:
+            looks.append(run.job_id)
+            if looks.count(run.job_id) <= run.arguments["away"]:
+                raise OperationalError("SELECT 1", {}, OSError("the server restarts"))
+            return {"looks": looks.count(run.job_id)}
+
+        return run.step("look", step)
+
+    engine = EmbeddedEngine(settings, store, {"look": look})
+    engine.start()
+    try:
+        jobs = [store.add_job("look", {"away": away}) for away in (1, 2)]
+        for job in jobs:
+            engine.submit(job)
+        moment, longer = (ended(store, job) for job in jobs)
+    finally:
+        engine.stop()
+    assert (moment.state, moment.result) == ("succeeded", {"looks": 2})
+    assert (longer.state, looks.count(longer.id)) == ("failed", 2)
 
 
 def test_a_worker_lives_while_a_chore_takes_long_and_though_another_goes_wrong(

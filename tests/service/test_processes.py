@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from bespoke.client import Client
+from bespoke.service import models
+from bespoke.service.children import Child
+from bespoke.service.settings import Settings
+from bespoke.service.workplace import open_workplace
 from bespoke.supernet.errors import BespokeError
 from tests.service.agents import PROFILE
 
@@ -126,6 +131,27 @@ def test_a_worker_beside_the_service_makes_its_models(
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
         wait_until_gone(children)
+
+
+def test_a_supernet_whose_child_dies_does_not_keep_the_others_from_being_loaded(
+    var: Path, random_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fragile(Child):
+        def call(self, task: str, arguments: dict[str, Any], *stop: Callable[[], bool]) -> dict[str, Any]:
+            if arguments["supernet"] == "too large":
+                os.kill(self.pid, signal.SIGKILL)
+            return super().call(task, arguments, *stop)
+
+    monkeypatch.setattr(models, "Child", Fragile)
+    place = open_workplace(Settings(var=var, zoo=random_zoo))
+    warm = models.WarmModels(place.settings, place.store, ("too large", "none"))
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while not warm.warm:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        warm.stop()
 
 
 def test_the_api_process_never_imports_torch() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -68,6 +69,13 @@ def test_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:
     upgrade(store.engine)  # a second time changes nothing
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_database_of_a_later_release_is_left_as_it_is(store: Store) -> None:
+    with store.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match=r"'9999'.*later release"):
+        upgrade(store.engine)
 
 
 def test_times_come_back_with_their_zone(timed: Store, clock: Clock) -> None:

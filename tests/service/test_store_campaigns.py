@@ -255,6 +255,15 @@ def test_models_go_once_no_campaign_needs_them(store: Store, clock: Clock) -> No
     assert store.artifact("sha-op-2").pruned_at is None
 
 
+def test_agents_are_given_the_models_that_were_written_last(store: Store) -> None:
+    device_id, campaign = measuring(store)
+    store.add_artifact("sha-new", 8, "application/onnx")
+    store.add_entries(campaign.id, [EntryModel(ENTRIES[0], "sentinel", "sha-new")])
+    leased = store.lease(device_id, "one", 2, TTL_S)
+    assert leased is not None
+    assert [(one.sha256, one.size) for one in leased[2]] == [("sha-new", 8), (f"sha-{ENTRIES[1]}", 7)]
+
+
 def test_a_file_whose_bytes_cannot_be_removed_is_kept(store: Store, clock: Clock) -> None:
     _, campaign = measuring(store)
     store.cancel_campaign(campaign.id)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,11 @@ def test_without_an_agent_a_measured_winner_is_refused_at_once(api: Api, space: 
     assert refused["field"] == "verify"
 
 
-def test_a_winner_that_keeps_its_limit_is_measured_once(api: Api, space: SearchSpace) -> None:
+def test_a_winner_that_keeps_its_limit_is_measured_once(
+    api: Api, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The child that holds the weights writes what is measured: none is started for it.
+    monkeypatch.setattr(verification, "Child", None)
     device = profiled(api.client, "quick", space)["id"]
     limit = middle_ms(api, device)
     with agent(api, device, space, slower=0.98):
@@ -174,6 +179,30 @@ def test_winners_over_their_limit_are_dropped_and_the_table_learns(api: Api, spa
     assert shown["predicted"]["latency_ms"] == told["winner"]["latency_ms"]
     serving = api.client.device(device["id"])["profiled"]["tiny"]
     assert serving in {one["learned_table_revision"] for one in told["rounds"]}
+
+
+def test_the_winner_of_a_search_that_minimises_has_the_least_of_what_was_asked_for() -> None:
+    def candidate(subnet_id: str, macs: int, measured_ms: float, top1: float, within: bool = True) -> Any:
+        told = {"subnet_id": subnet_id, "minimised": macs, "measured_ms": measured_ms, "top1": top1}
+        return {**told, "within": within}
+
+    candidates = [
+        candidate("too slow", 1, 9.0, 0.7, within=False),
+        candidate("small", 2, 5.0, 0.8),
+        candidate("accurate", 4, 3.0, 0.9),
+        candidate("fast", 3, 2.0, 0.8),
+    ]
+    for metric, winner in (("macs", "small"), ("latency_ms", "fast"), (None, "accurate")):
+        told = [one if metric else {**one, "minimised": None} for one in candidates]
+        place: Any = SimpleNamespace(
+            store=SimpleNamespace(
+                verification=lambda _, told=told: SimpleNamespace(rounds=[{"candidates": told}]),
+                search=lambda _, metric=metric: (SimpleNamespace(request={"minimise": metric}), None),
+            )
+        )
+        run: Any = SimpleNamespace(step=lambda name, _: {"candidates": []})
+        found = verification._measured(place, None, run, "srch_0")  # type: ignore[arg-type]
+        assert (found["met"], found["winner"]["subnet_id"]) == (True, winner)
 
 
 def test_a_verification_ends_when_its_agent_is_gone(

@@ -3,7 +3,8 @@
 A *workflow* is a function of a ``Run``: it cuts its work into *steps* whose results are kept. After
 a crash it is called again from the top, on this worker or another; steps that were done give their
 kept results at once. So a workflow must be deterministic outside of its steps, and a step must be
-idempotent: the one that was going on during the crash runs twice.
+idempotent: the one that was going on during the crash runs twice, and so does one that found the
+database away.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from dbos import DBOS, DBOSConfig
+from sqlalchemy.exc import OperationalError
 
 from bespoke.service.children import Stopped
 from bespoke.service.engines.distributed import (
@@ -28,6 +30,8 @@ __all__ = ["Runtime"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 UNHURRIED_S = 1.0
 """How often a queue is looked through that nobody waits for: a look takes some milliseconds."""
 
@@ -35,7 +39,7 @@ STOP_S = 5.0
 """How long a step that does not ask whether to stop, and then a chore, is waited for."""
 
 AGAIN_AFTER_S = (0.5, 2.0, 8.0)
-"""After what times the end of a job is written again that the database did not take."""
+"""After what times a step is done again that found the database away, and the end of a job is written."""
 
 
 class Runtime:
@@ -141,24 +145,24 @@ class Runtime:
             end = partial(self._store.fail_job, job_id, told)
         else:
             end = partial(self._store.succeed_job, job_id, result)
-        self._write(end)
-
-    def _write(self, end: Callable[[], None]) -> None:
-        """Say how a job ended; what the database does not take is tried again a few times."""
-        for again_s in AGAIN_AFTER_S:
-            try:
-                end()
-                return
-            except Exception:
-                logger.exception("the end of a job was not written")
-                if self._stopping.wait(again_s):
-                    raise Stopped from None
-        end()
+        self._tried(end, Exception, "the end of a job was not written")
 
     def _step(self, name: str, work: Callable[[], Json]) -> Json:
         if self._stopping.is_set():
             raise Stopped
-        return DBOS.run_step({"name": name}, work)
+        told = f"step {name!r} found the database away"
+        return DBOS.run_step({"name": name}, lambda: self._tried(work, OperationalError, told))
+
+    def _tried(self, work: Callable[[], T], error: type[Exception], told: str) -> T:
+        """Do what can be done twice; where it raises such an error, a few times more."""
+        for again_s in AGAIN_AFTER_S:
+            try:
+                return work()
+            except error:
+                logger.exception(told)
+                if self._stopping.wait(again_s):
+                    raise Stopped from None
+        return work()
 
     def _beat(self) -> None:
         while not self._stopping.wait(self._settings.heartbeat_s):

@@ -12,7 +12,7 @@ from bespoke.service.dependencies import Running, SearchKey, Service
 from bespoke.service.files import FILE_RESPONSES, file_response
 from bespoke.service.models import class_names, input_of
 from bespoke.service.problems import responses
-from bespoke.supernet.errors import StatisticsMissing
+from bespoke.supernet.errors import Conflict, StatisticsMissing
 from bespoke.supernet.onnx import OPSET, read_metadata
 
 router = APIRouter(prefix="/v1/subnets", tags=["subnets"], responses=responses(401, 403, 404, 422))
@@ -81,8 +81,23 @@ def _ranges(service: Service, made: orm.ArtifactRow) -> Any:
 
 
 def _made(service: Service, row: orm.StoredSubnet, dynamic_batch: bool) -> orm.ArtifactRow:
-    """The model of a subnet, waited for."""
-    if not service.place.catalogue.entry(row.supernet).has_statistics:
+    """The model of a subnet: the one that was made, or else waited for.
+
+    Raises:
+        NotFound: Its supernet is gone, and it was not made before.
+        StatisticsMissing: It cannot be cut out.
+        Conflict: Its supernet is another one by now, and it was not made before.
+    """
+    made = service.place.store.model(row.id, dynamic_batch)
+    if made is not None:
+        return made
+    entry = service.place.catalogue.entry(row.supernet)
+    if entry.digest != row.supernet_digest:
+        raise Conflict(
+            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found, whose model was not "
+            "made before: search again"
+        )
+    if not entry.has_statistics:
         raise StatisticsMissing(
             f"supernet {row.supernet!r} has no BN statistics table, so no subnet can be cut out of it: "
             f"make one with `bespoke zoo calibrate {row.supernet} --images FOLDER`"

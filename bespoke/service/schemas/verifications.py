@@ -49,7 +49,7 @@ class Verified(Outgoing):
     )
     winner: VerifiedCandidate | None = Field(
         description="The most accurate one within the limit; by prediction, or where accuracy was verified, "
-        "by measurement."
+        "by measurement. Of a measured search that minimises a metric, the one with the least of it."
     )
     images: int | None = Field(description="How many images the accuracy was measured on.")
     rounds: list[VerificationRound]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -110,9 +110,19 @@ class Archives(Database):
                 sa.select(Search.created_at).order_by(Search.created_at.desc()).limit(1)
             ).first()
 
-    def measuring(self) -> bool:
-        """Whether an agent holds a lease now: what else runs on its machine would disturb it."""
-        live = sa.select(Lease.id).where(Lease.ended_at.is_(None), Lease.expires_at > self._now())
+    def measuring(self, lately_s: float = 0.0) -> bool:
+        """Whether an agent holds a lease now: what else runs on its machine would disturb it.
+
+        Args:
+            lately_s: A lease that was handed in no longer ago than this counts too.
+        """
+        now = self._now()
+        live = sa.select(Lease.id).where(
+            sa.or_(
+                sa.and_(Lease.ended_at.is_(None), Lease.expires_at > now),
+                Lease.ended_at > now - timedelta(seconds=lately_s),
+            )
+        )
         with self._read() as session:
             return session.scalars(live.limit(1)).first() is not None
 

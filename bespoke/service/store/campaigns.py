@@ -203,17 +203,13 @@ class Campaigns(Database):
             return set(entry_ids) - set(session.scalars(done)) - set(session.scalars(written))
 
     def add_entries(self, campaign_id: str, entries: Sequence[EntryModel]) -> None:
-        """Keep the models of some entries; idempotent."""
+        """Keep the models of some entries; one that was written anew takes the other's place."""
         with self._write() as session:
             for entry in entries:
-                insert(
-                    session,
-                    CampaignEntry,
-                    campaign_id=campaign_id,
-                    entry_id=entry.entry_id,
-                    kind=entry.kind,
-                    sha256=entry.sha256,
-                )
+                here = {"campaign_id": campaign_id, "entry_id": entry.entry_id}
+                if not insert(session, CampaignEntry, **here, kind=entry.kind, sha256=entry.sha256):
+                    again = sa.update(CampaignEntry).filter_by(**here)
+                    session.execute(again.values(sha256=entry.sha256))
 
     def start_measuring(self, campaign_id: str, order: Sequence[tuple[str, int]]) -> Job | None:
         """Open a prepared campaign to agents; idempotent, and nothing happens to a cancelled one.

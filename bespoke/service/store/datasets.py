@@ -206,6 +206,29 @@ class Datasets(Database):
         with self._read() as session:
             return list(session.scalars(query))
 
+    def measured_alike(self, dataset_id: str, images: int) -> list[DatasetSubnet]:
+        """What other data sets measured of the same supernet in the same way.
+
+        Args:
+            dataset_id: The data set.
+            images: On how many images, every view of one counted: of others the folder was another one.
+        """
+        with self._read() as session:
+            own = found(session.get(Dataset, dataset_id), "data set", dataset_id)
+            others = sa.select(Dataset).where(
+                Dataset.supernet == own.supernet,
+                Dataset.supernet_digest == own.supernet_digest,
+                Dataset.id != dataset_id,
+            )
+            way = _way(own.request)
+            alike = [row.id for row in session.scalars(others) if _way(row.request) == way]
+            measured = sa.select(DatasetSubnet).where(
+                DatasetSubnet.dataset_id.in_(alike),
+                DatasetSubnet.images == images,
+                DatasetSubnet.measured_at.is_not(None),
+            )
+            return list(session.scalars(measured))
+
     def keep_measured(
         self, dataset_id: str, position: int, top1: float, smooth: float | None, images: int
     ) -> None:
@@ -241,3 +264,8 @@ def _one_at_a_time(session: Session, supernet: str) -> None:
 def _measures(request: dict[str, Any]) -> dict[str, Any]:
     """Of a request, what decides which subnets are measured, and how."""
     return {name: value for name, value in request.items() if name not in ("shards", "fit")}
+
+
+def _way(request: dict[str, Any]) -> tuple[Any, ...]:
+    """Of a request, what decides how a subnet is measured."""
+    return request["seed"], request["views"], request["side"]

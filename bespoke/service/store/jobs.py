@@ -13,7 +13,7 @@ from bespoke.service.store.database import Database, changed, found, new_id
 
 __all__ = ["Jobs", "end_job", "new_job"]
 
-FINISHED = ("succeeded", "failed", "cancelled")
+UNFINISHED, FINISHED = ("queued", "running"), ("succeeded", "failed", "cancelled")
 
 
 class Jobs(Database):
@@ -37,7 +37,7 @@ class Jobs(Database):
 
     def unfinished_jobs(self, kind: str) -> list[Job]:
         """Jobs of a kind that are queued or running, oldest first."""
-        query = sa.select(Job).where(Job.kind == kind, Job.state.not_in(FINISHED)).order_by(Job.created_at)
+        query = sa.select(Job).where(Job.kind == kind, Job.state.in_(UNFINISHED)).order_by(Job.created_at)
         with self._read() as session:
             return list(session.scalars(query))
 
@@ -52,7 +52,7 @@ class Jobs(Database):
         """Jobs that have not ended, though they were made a while ago, oldest first."""
         before = self._now() - timedelta(seconds=older_s)
         query = (
-            sa.select(Job).where(Job.state.not_in(FINISHED), Job.created_at < before).order_by(Job.created_at)
+            sa.select(Job).where(Job.state.in_(UNFINISHED), Job.created_at < before).order_by(Job.created_at)
         )
         with self._read() as session:
             return list(session.scalars(query))
@@ -109,6 +109,6 @@ def new_job(kind: str, arguments: dict[str, Any], now: datetime) -> Job:
 def end_job(session: Session, now: datetime, job_id: str, **values: Any) -> bool:
     """End a job unless it has ended; whether it changed."""
     change = (
-        sa.update(Job).where(Job.id == job_id, Job.state.not_in(FINISHED)).values(finished_at=now, **values)
+        sa.update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED)).values(finished_at=now, **values)
     )
     return changed(session.execute(change))
