@@ -16,7 +16,7 @@ from bespoke.supernet.quantization import Range
 
 
 def observed_ranges(
-    plan: Plan, weights: FoldedWeights, batches: Iterable[NDArray[np.float32]]
+    plan: Plan, weights: FoldedWeights, batches: Iterable[NDArray[np.float32]], threads: int = 0
 ) -> dict[str, Range]:
     """Smallest and largest value of every site over some images, by running the float network.
 
@@ -24,6 +24,7 @@ def observed_ranges(
         plan: A static plan.
         weights: Its folded weights.
         batches: Images, (N, C, H, W) each, as the network gets them.
+        threads: With how many the network runs; 0 for as many as there are cores.
 
     Raises:
         Unavailable: ONNX Runtime is not installed.
@@ -32,7 +33,7 @@ def observed_ranges(
     sites = {node.output[0]: node.name for node in model.graph.node}
     shown = [name for name in sites if name != OUTPUT]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
-    session = _session(model.SerializeToString())
+    session = _session(model.SerializeToString(), threads)
     ranges: dict[str, Range] = {}
     for batch in batches:
         values = dict(zip([OUTPUT, *shown], session.run([OUTPUT, *shown], {INPUT: batch}), strict=True))
@@ -42,9 +43,11 @@ def observed_ranges(
     return ranges
 
 
-def _session(model: bytes) -> Any:
+def _session(model: bytes, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise Unavailable("seeing ranges needs ONNX Runtime: pip install onnxruntime") from error
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,12 +12,31 @@ from torch import Tensor, nn
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import FileInvalid, StatisticsMissing
 from bespoke.supernet.statistics import StatisticsTable
+from bespoke.supernet.whole_files import replacing
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, whole or not at all.
+
+    Raises:
+        FileInvalid: The file cannot be written.
+    """
+    ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    # What safetensors makes itself only its owner may read, and a service may run as somebody else.
+    with replacing(path) as temporary:
+        try:
+            save_file(ready, temporary)
+        except SafetensorError as error:
+            raise FileInvalid(path, f"cannot be written: {error}") from error
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's parameters in half precision."""
-    halves = {name: p.detach().half().contiguous().cpu() for name, p in network.named_parameters()}
-    save_file(halves, path)
+    """Write a network's parameters in half precision.
+
+    Raises:
+        FileInvalid: The file cannot be written.
+    """
+    save_tensors({name: parameter.half() for name, parameter in network.named_parameters()}, path)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -38,8 +58,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def save_statistics(table: StatisticsTable, path: Path) -> None:
-    """Write a statistics table in half precision."""
-    save_file({name: t.half().contiguous().cpu() for name, t in table.tensors().items()}, path)
+    """Write a statistics table in half precision.
+
+    Raises:
+        FileInvalid: The file cannot be written.
+    """
+    save_tensors({name: tensor.half() for name, tensor in table.tensors().items()}, path)
 
 
 def load_statistics(space: SearchSpace, path: Path) -> StatisticsTable:

@@ -38,11 +38,15 @@ def check_digest(path: Path, sha256: str | None) -> None:
     """
     if sha256 is None:
         return
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise InvalidInput(f"sha256: got {sha256!r}, expected 64 hexadecimal digits")
+    _check_is_digest(sha256)
     found = digest_of(path)
     if found != sha256.lower():
         raise FileInvalid(path, f"has the sha256 {found}, expected {sha256.lower()}: nothing of it is used")
+
+
+def _check_is_digest(sha256: str) -> None:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise InvalidInput(f"sha256: got {sha256!r}, expected 64 hexadecimal digits")
 
 
 def download(url: str, target: Path, *, sha256: str | None = None, progress: Progress | None = None) -> Path:
@@ -60,17 +64,23 @@ def download(url: str, target: Path, *, sha256: str | None = None, progress: Pro
     Raises:
         InvalidInput: The address or the digest is none.
         FileInvalid: What came has another digest; it is deleted.
-        Unavailable: The server did not answer, answered with an error, or stopped; what came is
-            kept, and the next call goes on from there.
+        Unavailable: The server did not answer, answered with an error, or stopped, or the disk is full;
+            what came is kept, and the next call goes on from there.
     """
     if not is_url(url):
         raise InvalidInput(f"address: got {url!r}, expected one that begins with http:// or https://")
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise InvalidInput(f"sha256: got {sha256!r}, expected 64 hexadecimal digits")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if sha256 is not None:
+        _check_is_digest(sha256)
     partial = target.with_name(f"{target.name}.partial")
     note = target.with_name(f"{target.name}.partial.json")
-    _fetch(url, partial, note, resumable=sha256 is not None, progress=progress or (lambda *_: None))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, partial, note, resumable=sha256 is not None, progress=progress or (lambda *_: None))
+    except OSError as error:
+        raise Unavailable(
+            f"{partial}: cannot be written: {error}; run the same command again when it can, and it goes on "
+            "with what is there"
+        ) from error
     try:
         check_digest(partial, sha256)
     except FileInvalid as error:
@@ -99,6 +109,8 @@ def _fetch(url: str, partial: Path, note: Path, *, resumable: bool, progress: Pr
                 there = -1
             else:
                 _write(answer, partial, note, url, there, progress)
+    except (httpx.InvalidURL, UnicodeError) as error:  # the latter where a host's name is none
+        raise InvalidInput(f"address: got {url!r}, which is none: {error}") from error
     except httpx.HTTPError as error:
         kept = partial.stat().st_size if partial.is_file() else 0
         raise Unavailable(
@@ -134,10 +146,11 @@ def _write(
         there = 0
     etag = answer.headers.get("ETag", "")
     version = answer.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
-    note.write_text(json.dumps({"url": url, "version": version}))
     length = answer.headers.get("Content-Length")
     total = there + int(length) if length and length.isdigit() else None
     with partial.open("ab" if there else "wb") as file:
+        # Not before the bytes of another version are gone: the note would take them for this one's.
+        note.write_text(json.dumps({"url": url, "version": version}))
         progress(there, total)
         for chunk in answer.iter_raw(CHUNK_BYTES):
             file.write(chunk)

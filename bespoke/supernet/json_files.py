@@ -17,7 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileInvalid(path, f"no readable JSON: {error}") from error
     if not isinstance(data, dict):
         raise FileInvalid(path, f"got a JSON {type(data).__name__}, expected an object")

@@ -28,7 +28,7 @@ class Normalise(Protocol):
 
         Args:
             x_NCHW: The layer's input.
-            site: The layer's name, e.g. ``blocks.3.depth_conv.bn``.
+            site: The layer's name, e.g. ``blocks.3.depthwise_bn``.
             op: The block that the layer belongs to, with its local choices.
             weight_C: Scale.
             bias_C: Shift.

@@ -14,7 +14,7 @@ from typing import Any
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.json_files import read_object
 from bespoke.supernet.official_names import OLD_BLOCK
-from bespoke.supernet.ops import Op, make_divisible
+from bespoke.supernet.ops import Op, is_possible, make_divisible
 from bespoke.supernet.spaces import FixedNetwork
 
 ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hswish", None: "none"}
@@ -48,7 +48,7 @@ def read_config(path: Path, name: str, resolution: int) -> FixedNetwork:
         return FixedNetwork(name, known[family](_Reader(config, resolution)))
     except KeyError as error:
         raise FileInvalid(path, f"lacks the field {error}") from error
-    except (TypeError, ValueError, AttributeError, InvalidInput) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError, InvalidInput) as error:
         raise FileInvalid(path, f"is no network that can be read: {error}") from error
 
 
@@ -108,6 +108,8 @@ class _Reader:
         for number, layer in enumerate(self._config["input_stem"]):
             residual = layer["name"] == "ResidualBlock"
             name = f"input_stem.{number}"
+            if residual:
+                _identity(layer["shortcut"], name)
             found.append(self._convolution(layer["conv"] if residual else layer, name, skip=residual))
         return found
 
@@ -143,7 +145,7 @@ class _Reader:
                 int(layer["out_channels"]),
                 kernel=_odd(layer, name),
                 stride=int(layer["stride"]),
-                activation=ACTIVATIONS[layer["act_func"]],
+                activation=_activation(layer, name),
                 skip=skip,
                 norm=bool(layer["use_bn"]),
                 name=name,
@@ -153,7 +155,9 @@ class _Reader:
 
     def _block(self, block: Mapping[str, Any], name: str) -> Op:
         layer = block["conv"] if "conv" in block else block[OLD_BLOCK]
-        width = self.shape[2]
+        width, skip = self.shape[2], block["shortcut"] is not None
+        if skip:
+            _identity(block["shortcut"], name)
         _expect(layer, name, in_channels=width, groups=None)
         mid = layer.get("mid_channels") or round(width * layer["expand_ratio"])
         if (layer["expand_ratio"] == 1) != (mid == width):
@@ -169,8 +173,8 @@ class _Reader:
                 stride=int(layer["stride"]),
                 mid_channels=int(mid),
                 se=bool(layer["use_se"]),
-                activation=ACTIVATIONS[layer["act_func"]],
-                skip=block["shortcut"] is not None,
+                activation=_activation(layer, name),
+                skip=skip,
                 name=name,
                 norm_eps=self._eps,
             )
@@ -191,7 +195,7 @@ class _Reader:
                 kernel=_odd(block, name),
                 stride=stride,
                 mid_channels=mid,
-                activation=ACTIVATIONS[block["act_func"]],
+                activation=_activation(block, name),
                 skip=skip,
                 name=name,
                 norm_eps=self._eps,
@@ -199,6 +203,8 @@ class _Reader:
         )
 
     def _after(self, op: Op) -> Op:
+        if not is_possible(op):
+            raise ValueError(f"{op.name}: {op.key} has a size, kernel or stride below 1")
         if op.skip and op.in_shape != op.out_shape:
             raise ValueError(f"{op.name}: its shortcut adds {op.in_shape} to {op.out_shape}")
         self.shape = op.out_shape
@@ -211,6 +217,21 @@ def _expect(layer: Mapping[str, Any], where: str, **fields: Any) -> None:
         got = layer.get(field, expected)
         if got != expected:
             raise ValueError(f"{where}: {field} is {got!r}, expected {expected!r}")
+
+
+def _identity(shortcut: Mapping[str, Any] | None, where: str) -> None:
+    """Refuse a shortcut that changes what it adds, and one that adds nothing."""
+    if shortcut is None:
+        raise ValueError(f"{where}: shortcut is None, expected an IdentityLayer")
+    _expect(shortcut, f"{where}: shortcut", name="IdentityLayer", use_bn=False, act_func=None)
+
+
+def _activation(layer: Mapping[str, Any], where: str) -> str:
+    name = layer["act_func"]
+    if name not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"{where}: act_func is {name!r}, expected one of {known}")
+    return ACTIVATIONS[name]
 
 
 def _odd(layer: Mapping[str, Any], where: str) -> int:

@@ -239,12 +239,6 @@ class _Graph:
             return self._bottleneck(op, source, label, names)
         return self._inverted_bottleneck(op, source, label, names)
 
-    def _maximum(self, op: Op, source: str, label: str) -> str:
-        pads, window, strides = [op.kernel // 2] * 4, [op.kernel] * 2, [op.stride] * 2
-        return self._node(
-            "MaxPool", [source], f"{label}.pool", kernel_shape=window, pads=pads, strides=strides
-        )
-
     def _bottleneck(self, op: Op, source: str, label: str, names: Mapping[str, str]) -> str:
         value = source
         for part, kernel, stride in (("reduction", 1, 1), ("spatial", op.kernel, op.stride)):

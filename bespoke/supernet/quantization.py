@@ -246,7 +246,6 @@ class _Writer:
         if node.op_type in SAME_STEPS:
             return self._write(value, self._values[node.input[0]].site, result)
         if node.op_type == "HardSigmoid":
-            self._scale(node.name, (0.0, 1.0))
             return self._write(value, node.name, result, (0.0, 1.0))
         return self._write(value, (clip or node).name, result)
 

@@ -199,7 +199,9 @@ def materialise(
     subnet = extract(_warm_network(entry), architecture, known)
     folded, ranges, quantised = fold(subnet), None, {}
     if precision == "int8":
-        ranges = observed_ranges(subnet.plan, folded, images) if images else None
+        # ONNX Runtime would take all cores of a machine that has other things to do, or to measure.
+        threads = torch.get_num_threads()
+        ranges = observed_ranges(subnet.plan, folded, images, threads) if images else None
         quantised = {"precision": precision, "activation_ranges": "observed" if images else "expected"}
     told = {**describe(entry, architecture, source), **quantised, **(metadata or {})}
     return write_onnx(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bespoke.supernet.errors import FileInvalid
 
-__all__ = ["digest_of", "replacing", "write_file", "write_whole"]
+__all__ = ["digest_of", "named", "replacing", "write_file", "write_whole"]
 
 
 @contextmanager
@@ -19,21 +19,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end, and is removed after an error.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file; its folder is made where it is missing. Of a link, the file that it leads to.
 
     Raises:
-        FileInvalid: It cannot be put there.
+        FileInvalid: It cannot be put there, or is a folder or a device.
     """
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with named(path):
+        if path.exists() and not path.is_file():
+            raise FileInvalid(path, "cannot be written: it is no ordinary file; give another path")
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
-        with _told(path):
-            temporary.replace(path)
+        with named(path):
+            temporary.chmod(0o644)
+            temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,13 +60,17 @@ def write_whole(files: Mapping[Path, bytes | str]) -> None:
         # Left in the opposite order: moved in that of the files, and none behind one that cannot be.
         temporaries = {path: places.enter_context(replacing(path)) for path in reversed(list(files))}
         for path, content in files.items():
-            with _told(path):
+            with named(path):
                 temporaries[path].write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Name the file that cannot be written."""
+def named(path: Path) -> Iterator[None]:
+    """Name what cannot be written, in an error of ours.
+
+    Raises:
+        FileInvalid: An ``OSError`` came.
+    """
     try:
         yield
     except OSError as error:

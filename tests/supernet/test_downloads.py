@@ -160,8 +160,25 @@ def test_an_error_of_the_server_is_told(server: Server, tmp_path: Path) -> None:
         download("http://127.0.0.1:1/net", tmp_path / "net")
 
 
+def test_a_place_that_cannot_be_written_is_told_and_what_came_is_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(Unavailable, match=r"net\.partial: cannot be written"):
+        download(server.url, tmp_path / "file" / "net")
+
+    def full(done: int, total: int | None) -> None:
+        if done:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(Unavailable, match="No space left"):
+        download(server.url, tmp_path / "net", progress=full)
+    assert (tmp_path / "net.partial").stat().st_size > 0
+
+
 def test_an_address_or_digest_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="file:///etc/passwd"):
         download("file:///etc/passwd", tmp_path / "net")
+    for url in ("http://[::1/net", f"http://{'a' * 70}/net"):
+        with pytest.raises(InvalidInput, match="address: got 'http"):
+            download(url, tmp_path / "net")
     with pytest.raises(InvalidInput, match="64 hexadecimal"):
         download("http://127.0.0.1:1/net", tmp_path / "net", sha256="abc")

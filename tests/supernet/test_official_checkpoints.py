@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -299,7 +300,14 @@ BAD_CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["blocks"][2]["mobile_inverted_conv"].update(in_channels=99), "blocks.2: in_channels is 99"
     ),
     "an even kernel": (lambda c: c["first_conv"].update(kernel_size=4), "kernel_size 4"),
-    "an activation": (lambda c: c["first_conv"].update(act_func="swish"), "swish"),
+    "an activation": (
+        lambda c: c["first_conv"].update(act_func="swish"), "first_conv: act_func is 'swish', expected"
+    ),
+    "a width that is none": (lambda c: c["classifier"].update(out_features=-1), "classifier.*below 1"),
+    "an infinite width": (lambda c: c["first_conv"].update(out_channels=math.inf), "no network"),
+    "a shortcut that changes what it adds": (
+        lambda c: c["blocks"][0]["shortcut"].update(name="ConvLayer"), "blocks.0: shortcut: name is"
+    ),
     "a shortcut over a stride": (
         lambda c: c["blocks"][1].update(shortcut={"name": "IdentityLayer"}), "blocks.1: its shortcut"
     ),
@@ -313,6 +321,13 @@ def test_a_configuration_that_our_ops_cannot_do_is_refused(tmp_path: Path, what:
     config = mobile_config("mbv3", 16, STAGES, 5)
     spoil(config)
     with pytest.raises(FileInvalid, match=message):
+        imported_config(config, tmp_path, 64)
+
+
+def test_a_residual_stem_without_its_shortcut_is_refused(tmp_path: Path) -> None:
+    config = resnet_config(5)
+    config["input_stem"][1]["shortcut"] = None
+    with pytest.raises(FileInvalid, match=r"input_stem\.1: shortcut is None"):
         imported_config(config, tmp_path, 64)
 
 

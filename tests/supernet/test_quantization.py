@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from bespoke.supernet.architecture import Plan, SearchSpace, decode
@@ -18,9 +19,11 @@ from bespoke.supernet.calibration import observed_ranges
 from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import largest, sample, smallest
-from bespoke.supernet.onnx import op_plan, random_weights, write_onnx
+from bespoke.supernet.onnx import op_plan, random_weights, read_metadata, write_onnx
 from bespoke.supernet.ops import Op
 from bespoke.supernet.spaces import SPACES, space
+from bespoke.supernet.subnet import materialise
+from bespoke.supernet.zoo import entry
 
 SPACE = space("ofa-mobilenetv3-w1.0", (64,), 10)
 OPS = {
@@ -75,6 +78,26 @@ def test_a_calibrated_network_is_close_to_float(family: str, edge: Callable[[Sea
     model = write_onnx(plan, weights, precision="int8", ranges=ranges)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     assert cosine(run(model, x), run(write_onnx(plan, weights), x)) > 0.97
+
+
+def test_ranges_are_seen_with_the_threads_that_the_weights_have(
+    random_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Recorded(ort.InferenceSession):
+        def __init__(self, model: bytes, options: ort.SessionOptions, **more: Any) -> None:
+            asked.append(options.intra_op_num_threads)
+            super().__init__(model, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", Recorded)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    opened = entry("tiny", random_zoo)
+    architecture = smallest(opened.space)
+    seen = images(opened.space.plan(architecture))
+    model = materialise(opened, architecture, precision="int8", images=[seen])
+    assert read_metadata(model)["activation_ranges"] == "observed"
+    assert asked == [3]
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)

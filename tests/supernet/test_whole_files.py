@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(FileInvalid, match=f"{path}: cannot be written"):
             write_file(path, b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_device_stays_one_and_a_link_leads_to_its_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(FileInvalid, match="no ordinary file"):
+        write_file(tmp_path / "device", b"content")
+    assert (tmp_path / "device").is_fifo()
+    (tmp_path / "latest.json").symlink_to("kept.json")
+    write_file(tmp_path / "latest.json", "content")
+    assert (tmp_path / "latest.json").is_symlink()
+    assert (tmp_path / "kept.json").read_text() == "content"

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.architecture import Architecture, SearchSpace
-from bespoke.supernet.errors import FileInvalid, NotFound, Unavailable
+from bespoke.supernet.errors import FileInvalid, InvalidInput, NotFound, Unavailable
 from bespoke.supernet.json_files import read_object
 from bespoke.supernet.spaces import space_from_json
+from bespoke.supernet.whole_files import digest_of
 
 BUNDLED = find_spec("bespoke_zoo")
 ROOT = Path(BUNDLED.origin).parent if BUNDLED and BUNDLED.origin else Path(__file__).parent
@@ -71,7 +72,7 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
     Raises:
         NotFound: There is no such supernet.
         Unavailable: Bundled ones are asked for, and bespoke-zoo is not installed.
-        FileInvalid: A file of it is missing or is no JSON.
+        FileInvalid: A file of it is missing, cannot be read, or is not what it should be.
     """
     if root == ROOT and not BUNDLED:
         raise Unavailable(
@@ -85,10 +86,14 @@ def entry(name: str, root: Path = ROOT) -> ZooEntry:
     for file in (*NEEDED, STATISTICS):
         path = folder / file
         if path.is_file():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(digest_of(path)))
         elif file in NEEDED:
             raise FileInvalid(path, f"missing; a supernet has {', '.join(NEEDED)}")
-    space = space_from_json(read_object(folder / "space.json"))
+    described = read_object(folder / "space.json")
+    try:
+        space = space_from_json(described)
+    except (InvalidInput, NotFound) as error:
+        raise FileInvalid(folder / "space.json", f"is no search space: {error}") from error
     card_path = folder / "card.json"
     card = read_object(card_path) if card_path.is_file() else {}
     return ZooEntry(name, folder, space, digest.hexdigest(), card)

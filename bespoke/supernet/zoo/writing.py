@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from bespoke.supernet.checkpoints import save_statistics
+from bespoke.supernet.checkpoints import save_statistics, save_tensors
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.statistics import StatisticsTable
+from bespoke.supernet.whole_files import named
 from bespoke.supernet.zoo import STATISTICS, ZooEntry, entry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -56,22 +55,24 @@ def write_entry(
 
     Raises:
         InvalidInput: The name is no plain name, or is taken.
+        FileInvalid: It cannot be written.
     """
     check_new_name(name, root)
-    (root / STAGING).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / STAGING))
-    try:
-        weights = {key: p.detach().float().contiguous().cpu() for key, p in network.named_parameters()}
-        save_file(weights, folder / "weights.safetensors")
-        if statistics is not None:
-            save_statistics(statistics, folder / STATISTICS)
-        (folder / "card.json").write_text(json.dumps(dict(card), indent=2) + "\n")
-        (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
-        folder.chmod(0o755)
-        folder.rename(root / name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with named(root / name):
+        (root / STAGING).mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / STAGING))
+        try:
+            weights = {key: parameter.float() for key, parameter in network.named_parameters()}
+            save_tensors(weights, folder / "weights.safetensors")
+            if statistics is not None:
+                save_statistics(statistics, folder / STATISTICS)
+            (folder / "card.json").write_text(json.dumps(dict(card), indent=2) + "\n")
+            (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
+            folder.chmod(0o755)
+            folder.rename(root / name)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return entry(name, root)
 
 
@@ -99,12 +100,20 @@ def publish(made: Path, out: Path) -> ZooEntry:
 
     Raises:
         InvalidInput: See ``check_target``.
+        FileInvalid: It cannot be written; what was there stays.
     """
     check_target(out)
-    (out.parent / STAGING).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent / STAGING) as folder:
-        shutil.copytree(made, Path(folder) / "new")
-        if out.exists():
-            out.rename(Path(folder) / "old")
-        (Path(folder) / "new").rename(out)
+    with named(out):
+        (out.parent / STAGING).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent / STAGING) as folder:
+            new, old = Path(folder) / "new", Path(folder) / "old"
+            shutil.copytree(made, new)
+            if out.exists():
+                out.rename(old)
+            try:
+                new.rename(out)
+            except BaseException:
+                if old.exists():
+                    old.rename(out)
+                raise
     return entry(out.name, out.parent)
