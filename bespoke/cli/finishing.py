@@ -15,7 +15,6 @@ from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.training.collection import collect_table
 from bespoke.supernet.training.data import ImageSet
-from bespoke.supernet.whole_files import replacing
 from bespoke.supernet.zoo import STATISTICS, ZooEntry, entry
 from bespoke.supernet.zoo.writing import publish
 
@@ -50,8 +49,7 @@ def staged(
         table = collect_table(
             network, training, architectures=architectures, seed=seed, device=device, report=report
         )
-        with replacing(collected) as temporary:
-            save_statistics(table, temporary)
+        save_statistics(table, collected)
     folder = run / "entry" / name
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(network, folder / "weights.safetensors")

@@ -16,7 +16,6 @@ import typer
 from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_sides
 from bespoke.cli.weights import zoo_app
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.whole_files import replacing
 
 WEIGHTS, CONFIG, RUN_CONFIG = "init", "net.config", "run.config"
 """The files of a specialised network's folder, as published."""
@@ -132,8 +131,7 @@ def zoo_calibrate(
         device=device,
         report=progress,
     )
-    with replacing(opened.folder / STATISTICS) as temporary:
-        save_statistics(table, temporary)
+    save_statistics(table, opened.folder / STATISTICS)
     write_calibration(opened, f"a table, made of {architectures} random subnets on {len(found)} images")
     print(f"{opened.folder / STATISTICS}")
 

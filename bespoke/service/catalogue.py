@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from bespoke.search.evaluator import feasible_ranges
 from bespoke.service.orm import StoredTable
 from bespoke.service.store import Store, read_table
 from bespoke.supernet import zoo
-from bespoke.supernet.errors import DeviceNotProfiled, TableIncomplete, Unavailable
+from bespoke.supernet.errors import DeviceNotProfiled, FileInvalid, NotFound, TableIncomplete, Unavailable
 
 __all__ = ["Catalogue", "Ranges"]
 
@@ -27,6 +28,8 @@ KEPT = 256
 
 ENTRY_FILES = (*zoo.NEEDED, zoo.STATISTICS, "card.json")
 PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
+
+logger = logging.getLogger(__name__)
 
 
 class Catalogue:
@@ -51,6 +54,16 @@ class Catalogue:
         return self._once(
             ("entry", name, _stamps(self._root / name, ENTRY_FILES)), lambda: zoo.entry(name, self._root)
         )
+
+    def entries(self) -> list[zoo.ZooEntry]:
+        """All supernets; one that is damaged, as while it is being copied, is passed over and logged."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.entry(name))
+            except (FileInvalid, NotFound) as error:
+                logger.warning("supernet %s is left out: %s", name, error)
+        return found
 
     def predictor(self, name: str) -> AccuracyPredictor:
         """The accuracy predictor of a supernet.

@@ -34,6 +34,7 @@ from tests.service.api import Api
 from tests.service.tables import profiled
 
 PATIENCE_S = 240
+QUICK = {"population": 8, "generations": 1}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -217,6 +218,16 @@ def test_questions_that_are_not_plain_are_searched_from_what_the_archive_knows(
     assert (own["archive"], own["head_start"]) == (None, None)
 
 
+def test_a_fleet_that_began_with_archives_does_so_when_it_is_asked_again(
+    api: Api, board: tuple[str, tuple[float, float]]
+) -> None:
+    body: dict[str, Any] = {"supernet": "tiny", "members": [{"device": board[0]}], "subnets": 1}
+    asked = [api.request("POST", "/v1/fleets", json=one).json() for one in (body, body | {"effort": QUICK})]
+    assert [one["request"]["effort"] for one in asked] == [{}, QUICK]
+    again = api.request("POST", "/v1/fleets", json=asked[0]["request"]).json()
+    assert again["members"] == asked[0]["members"]
+
+
 def test_archives_grow_only_where_nobody_asks_for_anything(
     api: Api,
     service: tuple[Api, Service],
@@ -286,6 +297,17 @@ def test_a_build_that_fails_is_waited_after_twice_as_long_each_time_up_to_an_hou
     now[0] += timedelta(hours=3)  # what was long ago does not matter
     assert start()
     assert engine[-1].arguments["attempt"] == 1
+
+
+def test_a_damaged_supernet_keeps_no_other_from_its_archive_and_from_the_list(idle: tuple[Workplace, list[datetime]]) -> None:
+    (place, _), engine = idle, Submitted()
+    assert place.settings.zoo is not None
+    (place.settings.zoo / "damaged").mkdir()
+    (place.settings.zoo / "damaged" / "space.json").write_text("{")
+    archiving.build_missing(place, engine)
+    assert [job.arguments["supernet"] for job in engine] == ["tiny"]
+    assert [entry.name for entry in place.catalogue.entries()] == ["tiny"]
+    archiving.refine(place, engine)
 
 
 def test_another_revision_is_built_at_once_whatever_failed_before(

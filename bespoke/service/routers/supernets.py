@@ -13,8 +13,7 @@ router = APIRouter(prefix="/v1/supernets", tags=["supernets"], responses=respons
 
 @router.get("")
 def supernets(_key: ReadKey, service: Running) -> schemas.Supernets:
-    """All supernets."""
-    entries = [service.place.catalogue.entry(name) for name in service.place.catalogue.names()]
+    """All supernets that can be read."""
     items = [
         schemas.SupernetSummary(
             name=entry.name,
@@ -23,7 +22,7 @@ def supernets(_key: ReadKey, service: Running) -> schemas.Supernets:
             resolutions=list(entry.space.dimensions[-1].choices),
             summary=str(entry.card.get("summary", "")),
         )
-        for entry in entries
+        for entry in service.place.catalogue.entries()
     ]
     return schemas.Supernets(items=items)
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bespoke.supernet.checkpoints import save_tensors
 from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.training.phase import Phase
 from bespoke.supernet.whole_files import replacing
@@ -94,8 +95,7 @@ def read_checkpoint(folder: Path, asked: str) -> Checkpoint | None:
 
 def save_teacher(folder: Path, network: nn.Module) -> None:
     """Keep a network's weights as the teacher's, in full precision."""
-    with replacing(folder / "teacher.safetensors") as temporary:
-        save_file({name: p.detach().contiguous().cpu() for name, p in network.named_parameters()}, temporary)
+    save_tensors(dict(network.named_parameters()), folder / "teacher.safetensors")
 
 
 def load_teacher(folder: Path, network: nn.Module) -> None:
