@@ -40,8 +40,10 @@ from bespoke.supernet.errors import (
     BudgetInfeasible,
     Conflict,
     ConstraintInvalid,
+    FileInvalid,
     TaskFailed,
 )
+from bespoke.supernet.training.cifar import cifar_classes, cifar_folder
 from bespoke.supernet.training.folders import class_names
 from bespoke.supernet.zoo import ZooEntry
 
@@ -105,18 +107,27 @@ def verify_search(place: Workplace, models: ModelMaker, run: Run) -> Json:
 
 
 def data_folder(place: Workplace, entry: ZooEntry, splits: Sequence[str] = _ANY) -> Path | None:
-    """The registered image folder with a supernet's classes; None where there is none.
+    """The registered image folder, or folder of CIFAR's files, with a supernet's classes; None without one.
 
     Registered are the folder ``BESPOKE_DATA`` itself and the folders in it. ``splits`` names the folders
-    inside one that may hold its classes.
+    inside one that may hold its classes; CIFAR's files hold both splits.
     """
     root, classes = place.settings.data, entry.card.get("classes")
     if root is None or not classes or not root.is_dir():
         return None
     for folder in (root, *sorted(one for one in root.iterdir() if one.is_dir())):
-        if any(_holds(folder / split, set(classes)) for split in splits):
+        if _is_cifar(folder, set(classes)) or any(_holds(folder / split, set(classes)) for split in splits):
             return folder
     return None
+
+
+def _is_cifar(folder: Path, classes: set[str]) -> bool:
+    """Whether a folder has CIFAR's files with these classes; damaged ones and closed folders have not."""
+    try:
+        files = cifar_folder(folder)
+        return files is not None and set(cifar_classes(files)) == classes
+    except (FileInvalid, PermissionError):
+        return False
 
 
 def _holds(folder: Path, classes: set[str]) -> bool:

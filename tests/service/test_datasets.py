@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -494,6 +495,21 @@ def test_no_predictor_is_written_into_the_bundled_zoo(images: Path, tmp_path: Pa
     engine = DistributedEngine(place.settings.database, place.store)
     with pytest.raises(Conflict, match="BESPOKE_ZOO"):
         start(place, engine, zoo.names()[0], {**REQUEST, "fit": True})
+    place.store.engine.dispose()
+
+
+def test_files_of_cifar_are_found_by_the_classes_that_they_name(own_zoo: Path, tmp_path: Path) -> None:
+    place = open_workplace(Settings(var=tmp_path / "var", zoo=own_zoo, data=tmp_path))
+    entry = place.catalogue.entry("tiny")
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CLASSES)}))
+    assert images_folder(place, entry) == tmp_path
+    folder.rename(tmp_path / "tiny-cifar")
+    assert images_folder(place, entry) == tmp_path / "tiny-cifar"
+    for content in (pickle.dumps({"label_names": ["plane"]}), b"cut off"):
+        (tmp_path / "tiny-cifar" / "batches.meta").write_bytes(content)
+        assert images_folder(place, entry) is None
     place.store.engine.dispose()
 
 

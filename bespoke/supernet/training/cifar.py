@@ -47,6 +47,21 @@ def cifar_folder(root: Path) -> Path | None:
     return None
 
 
+def cifar_classes(folder: Path) -> tuple[str, ...]:
+    """The names of CIFAR's classes.
+
+    Args:
+        folder: Where the unpacked files stand.
+
+    Raises:
+        FileInvalid: The file that names them is cut off, or holds something else.
+    """
+    ten = (folder / "batches.meta").is_file()
+    meta = folder / ("batches.meta" if ten else "meta")
+    classes = _field(meta, _read(meta), b"label_names" if ten else b"fine_label_names", list)
+    return tuple(c.decode() if isinstance(c, bytes) else str(c) for c in classes)
+
+
 def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     """Read one split.
 
@@ -62,9 +77,7 @@ def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.
     """
     ten = (folder / "batches.meta").is_file()
     names = (TEN if ten else HUNDRED)[split != "train"]
-    label_key, class_key = (b"labels", b"label_names") if ten else (b"fine_labels", b"fine_label_names")
-    meta = folder / ("batches.meta" if ten else "meta")
-    classes = _field(meta, _read(meta), class_key, list)
+    label_key, classes = b"labels" if ten else b"fine_labels", cifar_classes(folder)
     parts, labels = [], []
     for path in (folder / name for name in names):
         content = _read(path)
@@ -78,8 +91,7 @@ def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.
             raise FileInvalid(path, f"expected labels from 0 to {len(classes) - 1}")
         parts.append(data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         labels += told
-    named = tuple(c.decode() if isinstance(c, bytes) else str(c) for c in classes)
-    return np.ascontiguousarray(np.concatenate(parts)), np.array(labels, np.int64), named
+    return np.ascontiguousarray(np.concatenate(parts)), np.array(labels, np.int64), classes
 
 
 def _read(path: Path) -> dict[Any, Any]:
