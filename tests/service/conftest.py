@@ -20,6 +20,7 @@ from bespoke.service.migrations import upgrade
 from bespoke.service.orm import open_database
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
+from tests.service.clocks import Clock
 
 BUCKET = "bespoke-tests"
 
@@ -55,6 +56,20 @@ def store(database_url: str) -> Iterator[Store]:
     engine = open_database(database_url)
     upgrade(engine)
     yield Store(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(database_url: str, clock: Clock) -> Iterator[Store]:
+    """A store with its tables, by the clock of the test."""
+    engine = open_database(database_url)
+    upgrade(engine)
+    yield Store(engine, clock)
     engine.dispose()
 
 

@@ -299,7 +299,9 @@ def test_a_build_that_fails_is_waited_after_twice_as_long_each_time_up_to_an_hou
     assert engine[-1].arguments["attempt"] == 1
 
 
-def test_a_damaged_supernet_keeps_no_other_from_its_archive_and_from_the_list(idle: tuple[Workplace, list[datetime]]) -> None:
+def test_a_damaged_supernet_keeps_no_other_from_its_archive_and_from_the_list(
+    idle: tuple[Workplace, list[datetime]],
+) -> None:
     (place, _), engine = idle, Submitted()
     assert place.settings.zoo is not None
     (place.settings.zoo / "damaged").mkdir()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -12,38 +10,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from bespoke.service.migrations import upgrade
-from bespoke.service.orm import Base, Campaign, open_database
+from bespoke.service.orm import Base, Campaign
 from bespoke.service.store import EntryModel, MeasuredEntry, Store, TableToKeep, read_table
 from bespoke.supernet.errors import Conflict, InvalidInput, LeaseLost, NotFound
+from tests.service.clocks import Clock
 
 TTL_S = 30.0
 LONG_S = 3600.0
 """For tests on the real clock: no lease may expire, however slow the machine is."""
 ENTRIES, ROUNDS = ("a", "b", "c"), 2
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_s(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def timed(database_url: str, clock: Clock) -> Iterator[Store]:
-    engine = open_database(database_url)
-    upgrade(engine)
-    yield Store(engine, clock)
-    engine.dispose()
 
 
 def measuring(store: Store, name: str = "board") -> tuple[str, Campaign]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,11 +12,11 @@ from alembic import command
 from alembic.config import Config
 
 from bespoke.service import migrations
-from bespoke.service.migrations import upgrade
 from bespoke.service.orm import Campaign, open_database
 from bespoke.service.quarantine import REFUSALS_IN_A_ROW
 from bespoke.service.store import EntryModel, MeasuredEntry, Store, TableToKeep
 from bespoke.supernet.errors import AgentQuarantined, Conflict, LeaseLost, NotFound
+from tests.service.clocks import Clock
 
 TTL_S = 30.0
 SENTINELS = ("sentinel:a", "sentinel:b", "sentinel:c")
@@ -27,28 +26,9 @@ ROUNDS = 3
 QUARANTINE_S = 100.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_s(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(database_url: str, clock: Clock) -> Iterator[Store]:
-    engine = open_database(database_url)
-    upgrade(engine)
-    yield Store(engine, clock)
-    engine.dispose()
+def store(timed: Store) -> Store:
+    return timed
 
 
 def measuring(store: Store) -> tuple[str, Campaign]:

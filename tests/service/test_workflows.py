@@ -19,19 +19,13 @@ from bespoke.service.store import EntryModel, MeasuredEntry, Store, TableToKeep
 from bespoke.service.workflows import materialise, prepare_campaign
 from bespoke.service.workplace import Workplace, open_workplace
 from bespoke.supernet.errors import Conflict, InvalidInput, Unavailable
+from tests.service.clocks import Clock
 
 OP, SENTINEL = ProfilingEntry("op-1", "op"), ProfilingEntry("sentinel:a", "sentinel")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def set_hours_ago(self, hours: float) -> None:
-        self.now = datetime.now(UTC) - timedelta(hours=hours)
+def hours_ago(hours: float) -> datetime:
+    return datetime.now(UTC) - timedelta(hours=hours)
 
 
 @dataclass
@@ -54,7 +48,7 @@ class Submitted:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(datetime.now(UTC))
 
 
 @pytest.fixture
@@ -130,15 +124,15 @@ def test_a_table_that_learned_without_sentinels_cannot_be_checked(place: Workpla
 
 def test_a_due_check_that_came_to_nothing_is_not_due_again_at_once(place: Workplace, clock: Clock) -> None:
     store, engine = place.store, Submitted()
-    clock.set_hours_ago(3)
+    clock.now = hours_ago(3)
     campaign = prepared(store, SENTINEL)
     prepare_campaign(place, run_of({"campaign_id": campaign.id}, engine))
     held = store.lease(campaign.device_id, "one", 1, 60.0)
     assert held is not None
     store.report(held[0].id, [MeasuredEntry(SENTINEL.id, 0, (1.0,), 9.0, None)])
     store.finish_campaign(campaign.id, kept("rev"))
-    for hours_ago, checks in ((2, 1), (0.5, 2), (0, 2)):
-        clock.set_hours_ago(hours_ago)
+    for hours, checks in ((2, 1), (0.5, 2), (0, 2)):
+        clock.now = hours_ago(hours)
         start_due_checks(place, engine)
         begun = [one for one in store.campaigns(campaign.device_id) if one.purpose == "check"]
         assert len(begun) == len(engine.jobs) == checks
