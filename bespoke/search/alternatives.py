@@ -16,9 +16,6 @@ from bespoke.supernet.architecture import Genomes, SearchSpace
 _BEGUN = 3
 """How many genomes are refined for each alternative."""
 
-_TRIES = 4
-"""How often the best may turn out to be another one meanwhile."""
-
 
 def alternatives(space: SearchSpace, goal: Goal, seen: Seen, count: int) -> Genomes:
     """Others than the best that was met, which differ from it and from one another.
@@ -34,13 +31,11 @@ def alternatives(space: SearchSpace, goal: Goal, seen: Seen, count: int) -> Geno
     """
     if not count:
         return seen.genomes[:0]
-    chosen = best_seen(goal, seen, 1)
-    for _ in range(_TRIES):
-        chosen = _different(space, goal, seen, chosen[:1], count)
+    chosen, best = seen.genomes[:0], best_seen(goal, seen, 1)
+    # Meanwhile the best may turn out to be another one: a better one each time, so this ends.
+    while not len(chosen) or (best != chosen[0]).any():
+        chosen = _different(space, goal, seen, best, count)
         best = best_seen(goal, seen, 1)
-        if (best == chosen[0]).all():
-            break
-        chosen = best
     others = chosen[1:]
     return others[goal.order(others, seen.top1_of(others))]
 

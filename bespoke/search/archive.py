@@ -234,7 +234,9 @@ def _with_gains(problem: Problem, archive: Archive) -> Archive:
     if not isinstance(problem.predictor, LinearisedPredictor):
         return archive
     parts = np.array_split(archive.genomes, -(-len(archive) // CHUNK))
-    return replace(archive, gains=np.concatenate([problem.predictor.gains(part) for part in parts]))
+    with one_thread():  # with more, the last bits of large products are others, and gains decide climbs
+        gains = np.concatenate([problem.predictor.gains(part) for part in parts])
+    return replace(archive, gains=gains)
 
 
 def _taken(archive: Archive, rows: NDArray[np.intp]) -> Archive:

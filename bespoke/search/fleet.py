@@ -272,6 +272,8 @@ Plan = tuple[int, ...]
 def _worth(groups: _Groups, plan: Plan) -> float:
     # Member by member: a plan that serves none worse is then worth no less, to the last bit.
     bounds = {i: groups.bound(group) for group in plan for i in _members(group)}
+    if -math.inf in bounds.values():  # nothing serves it, however little a member counts
+        return -math.inf
     return math.fsum(groups.weights[i] * bounds[i] for i in bounds)
 
 

@@ -27,6 +27,10 @@ MOST_ALTERNATIVES = 16
 MOST_POPULATION, MOST_GENERATIONS = 100_000, 10_000
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def latency_of(device: str) -> str:
     """The key of a named device's latency among metrics."""
     return f"latency_ms:{device}"
@@ -127,7 +131,8 @@ class Effort:
     """A limit on the search itself.
 
     A search is a sequence of rounds, which the product of both cuts off; so more effort knows all
-    that less effort knows, and never answers worse for the same seed.
+    that less effort knows, and never answers worse for the same seed and head start. Where alternatives are
+    asked for, that is no promise: a search for these may happen to meet a better answer.
 
     Attributes:
         population: How many architectures climb side by side.
@@ -180,7 +185,7 @@ class Problem:
         predictor: Of the accuracy.
         constraints: Limits, at most one a metric (and named device); all of them must hold.
         latency: Prices latencies on the main device; needed where its latency is limited.
-        seed: Decides everything that is random.
+        seed: Decides everything that is random; 0 or more.
         effort: How long to search.
         devices: Prices latencies on further devices, by their names.
         minimise: A metric whose least value is asked for, among the architectures of at least
@@ -222,8 +227,9 @@ class Problem:
                     "latency_ms", c.limit, "a latency limit only together with a latency table"
                 )
         self._check_goal()
-        whole = isinstance(self.alternatives, int) and not isinstance(self.alternatives, bool)
-        if not whole or not 0 <= self.alternatives <= MOST_ALTERNATIVES:
+        if not _whole(self.seed) or self.seed < 0:
+            raise ConstraintInvalid("seed", self.seed, "a whole number, 0 or more")
+        if not _whole(self.alternatives) or not 0 <= self.alternatives <= MOST_ALTERNATIVES:
             raise ConstraintInvalid("alternatives", self.alternatives, f"0 to {MOST_ALTERNATIVES}")
         if self.precision not in PRECISIONS:
             raise ConstraintInvalid("precision", self.precision, f"one of {', '.join(PRECISIONS)}")

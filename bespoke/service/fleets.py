@@ -7,9 +7,9 @@ from typing import Any
 
 from bespoke.search.fleet import FleetMember, FleetResult
 from bespoke.search.fleet import fleet as cover
-from bespoke.search.problem import BYTES, Candidate
+from bespoke.search.problem import BYTES, Candidate, Effort
 from bespoke.service.orm import Fleet
-from bespoke.service.questions import Ground, check_effort, ground, limits_json, problem
+from bespoke.service.questions import Ground, check_effort, effort_json, ground, limits_json, problem
 from bespoke.service.schemas import FleetRequest, SearchRequest
 from bespoke.service.searching import begun, subnet_row
 from bespoke.service.workplace import Workplace
@@ -52,14 +52,11 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
         subnet_row(base, member.device, _for_member(base, found.subnets[served.subnet], served))
         for base, member, served in zip(grounds, request.members, found.members, strict=True)
     ]
-    effort = problems[names[0]].effort
+    origins = [origin for _, origin in posed]
     return place.store.add_fleet(
-        request=_complete(request, {"population": effort.population, "generations": effort.generations}),
+        request=_complete(request, None if any(origins) else problems[names[0]].effort),
         subnets=list({row["id"]: row for row in rows}.values()),
-        answer={
-            **_answer(found, [row["id"] for row in rows], grounds),
-            "origins": [origin for _, origin in posed],
-        },
+        answer={**_answer(found, [row["id"] for row in rows], grounds), "origins": origins},
     )
 
 
@@ -86,7 +83,8 @@ def _for_member(base: Ground, found: Candidate, served: FleetMember) -> Candidat
     )
 
 
-def _complete(request: FleetRequest, effort: Json) -> Json:
+def _complete(request: FleetRequest, effort: Effort | None) -> Json:
+    """A request with every default filled in; the effort is None where archives gave a head start."""
     members = [
         {
             "device": member.device,
@@ -100,7 +98,7 @@ def _complete(request: FleetRequest, effort: Json) -> Json:
         "members": members,
         "subnets": request.subnets,
         "seed": request.seed,
-        "effort": effort,
+        "effort": effort_json(effort),
     }
 
 

@@ -168,13 +168,20 @@ def install(app: FastAPI) -> None:
 
 
 def _invalid(error: RequestValidationError) -> Response:
-    errors = [
-        {"field": ".".join(map(str, one["loc"][1:])) or str(one["loc"][0]), "message": one["msg"]}
-        for one in error.errors()
-    ]
+    found = error.errors()
+    unread = any(one["type"] == "json_invalid" for one in found)
+    errors = [_wrong(one) for one in found]
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors)
-    title = KINDS[InvalidInput][2]
-    return response(_problem(422, "request-invalid", title, detail, {"errors": errors}))
+    _, slug, title = KINDS[InvalidInput]
+    return response(_problem(400 if unread else 422, slug, title, detail, {"errors": errors}))
+
+
+def _wrong(one: Mapping[str, Any]) -> dict[str, str]:
+    """Which field is wrong, and how; of a body that is no JSON its place tells a character and no field."""
+    first, *rest = map(str, one["loc"])
+    if one["type"] == "json_invalid":
+        return {"field": first, "message": f"expected JSON: {one['ctx']['error']}, at character {rest[0]}"}
+    return {"field": ".".join(rest) or first, "message": one["msg"]}
 
 
 def _refused(error: HTTPException) -> Response:

@@ -23,6 +23,7 @@ __all__ = [
     "Ground",
     "check_effort",
     "complete",
+    "effort_json",
     "ground",
     "limits_json",
     "limits_of",
@@ -35,7 +36,8 @@ __all__ = [
 Json = dict[str, Any]
 
 MOST_STEPS, MOST_WIDE_STEPS = 100_000, 10_000
-"""Population x generations of a search, and of a front or a fleet: the former two take six seconds of CPU."""
+"""Population x generations of a search, and of a front or a fleet: the former two take six seconds of CPU,
+a search for a least top-1 some twenty."""
 
 
 @dataclass(frozen=True)
@@ -254,9 +256,14 @@ def complete(request: SearchRequest, effort: Effort | None) -> Json:
         "alternatives": request.alternatives,
         "pareto": None if metrics is None else {"metrics": list(metrics)},
         "seed": request.seed,
-        "effort": {"population": effort.population, "generations": effort.generations} if effort else {},
+        "effort": effort_json(effort),
         "verify": request.verify,
     }
+
+
+def effort_json(effort: Effort | None) -> Json:
+    """An effort as it is stored; to name none is to ask for what archives know."""
+    return {"population": effort.population, "generations": effort.generations} if effort else {}
 
 
 def limits_json(constraints: Constraints) -> Json:

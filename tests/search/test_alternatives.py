@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from bespoke.predictors import MlpPredictor
-from bespoke.search import Constraint, LatencyPricer, Problem, restrict, search
-from bespoke.search.goals import DIFFERENT, differing
-from bespoke.supernet.architecture import Architecture, SearchSpace, encode
+from bespoke.search import Constraint, LatencyPricer, Problem, alternatives, restrict, search
+from bespoke.search.evaluator import Limits, prices_of
+from bespoke.search.goals import DIFFERENT, Goal, MostAccurate, differing
+from bespoke.search.seen import Seen
+from bespoke.supernet.architecture import Architecture, Genomes, SearchSpace, encode
 from bespoke.supernet.errors import ConstraintInvalid
 from tests.conftest import random_predictor
 from tests.search.small_space import SmallSpace, every_genome
@@ -61,6 +63,29 @@ def test_alternatives_of_the_cheapest_reach_the_least_top1_too(
     assert milliseconds == sorted(milliseconds)
     assert len(milliseconds) == 4
     assert all(other.top1 >= 0.75 for other in found.alternatives)
+
+
+def test_alternatives_are_of_the_best_however_often_that_turns_out_to_be_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = SmallSpace()
+    problem = Problem(space, random_predictor(space))
+    seen, limits = Seen(problem), Limits(problem)
+    genomes = every_genome(space)
+    rising = genomes[np.argsort(problem.predictor.top1(genomes), kind="stable")]
+    seen.top1_of(rising[:300])
+    better = iter(rising[600::50])
+
+    def refining(space: SearchSpace, goal: Goal, seen: Seen, genomes: Genomes) -> Genomes:
+        seen.top1_of(np.stack(list(itertools.islice(better, 1)) or [genomes[0]]))
+        return genomes
+
+    monkeypatch.setattr(alternatives, "refine", refining)
+    goal = MostAccurate(limits, prices_of(problem)["macs"])
+    (other,) = alternatives.alternatives(space, goal, seen, 1)
+    (best,) = alternatives.best_seen(goal, seen, 1)
+    assert next(better, None) is None
+    assert differing(space, other[None], best) >= DIFFERENT
 
 
 def test_where_nothing_differs_enough_there_are_fewer_alternatives() -> None:

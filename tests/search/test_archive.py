@@ -1,15 +1,17 @@
 """Archives: answers out of them are within their limits, and never worse than what they hold."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, Effort, LatencyPricer, Problem, feasible_ranges
 from bespoke.search.archive import Archive, gain, grow, look_up, merge
 from bespoke.search.evaluator import Limits
-from bespoke.supernet.architecture import SearchSpace, encode
+from bespoke.supernet.architecture import Genomes, SearchSpace, encode
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import sample
 from tests.conftest import random_predictor
@@ -159,6 +161,26 @@ def test_what_others_beat_in_everything_is_left_out(small: Problem) -> None:
         assert archive.top1[order[-1]] <= archive.top1[0]
     same = merge(small, every_genome(SmallSpace())[:0], archive)
     assert same.digest == archive.digest
+
+
+class Threads(MlpPredictor):
+    """A predictor that notes on how many threads it is differentiated."""
+
+    asked: ClassVar[set[int]] = set()
+
+    def gains(self, genomes: Genomes) -> np.ndarray:
+        self.asked.update(one["num_threads"] for one in ThreadpoolController().select(user_api="blas").info())
+        return super().gains(genomes)
+
+
+def test_what_choices_add_at_members_is_computed_on_one_thread(small: Problem, known: Archive) -> None:
+    """Of some predictors its last bits are others on two, and a climb goes by them."""
+    own = random_predictor(small.space)
+    watched = replace(small, predictor=Threads(own.space, own.encoding, own.networks, own.half_width))
+    with ThreadpoolController().select(user_api="blas").limit(limits=2):
+        merge(watched, known.genomes)
+        Archive.from_bytes(watched, known.to_bytes())
+    assert Threads.asked == {1}
 
 
 def test_growing_stops_when_it_is_told_to(small: Problem, known: Archive) -> None:

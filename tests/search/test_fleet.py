@@ -253,6 +253,9 @@ def test_members_that_no_one_architecture_serves_need_two(
     found = fleet(problems, 2)
     assert found.by_subnets[0] is None
     assert found.costs == (None, 0.0)
+    others = {f"any-{i}": replace(problems["small"], constraints=()) for i in range(8)}
+    with pytest.raises(BudgetInfeasible):  # also in a large fleet, where one of them counts next to nothing
+        fleet(problems | others, 1, {"small": 5e-324})
 
 
 def test_a_member_whose_limits_cannot_be_met_is_named(

@@ -37,6 +37,14 @@ def test_a_precision_is_a_known_one_and_of_bytes_only(space: SearchSpace, predic
         Constraint("macs", 1e6, precision="int8")
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, True, "1"])
+def test_a_seed_is_a_whole_number_of_at_least_0(
+    seed: object, space: SearchSpace, predictor: MlpPredictor
+) -> None:
+    with pytest.raises(ConstraintInvalid, match="seed"):
+        Problem(space, predictor, seed=seed)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("effort", [(3, 10), (10, 0), (10**6, 10), (10, 10**5)])
 def test_effort_has_bounds(effort: tuple[int, int]) -> None:
     with pytest.raises(InvalidInput, match="effort"):

@@ -189,6 +189,13 @@ def test_enrolling_again_gives_the_same_device(api: Api) -> None:
     assert first.json() in api.client.devices()
 
 
+def test_a_text_that_cannot_be_answered_is_not_kept(api: Api) -> None:
+    body = json.dumps({"name": "half", "profile": PROFILE | {"fingerprint": {"maker": "\ud800"}}})
+    answer = api.request("POST", "/v1/devices", content=body, headers={"Content-Type": "application/json"})
+    assert "unicode" in problem_of(answer, 422, "request-invalid")["detail"]
+    assert "half" not in [device["name"] for device in api.client.devices()]
+
+
 def test_unknown_devices_and_supernets_are_told_apart(api: Api) -> None:
     body = {"supernet": "tiny", "effort": "quick"}
     problem_of(api.request("GET", f"/v1/devices/{UNKNOWN}"), 404, "device-unknown")
@@ -372,6 +379,7 @@ def test_parts_of_a_model_and_news_of_it_can_be_asked_for(api: Api, subnet: dict
     assert get(Range="bytes=0-9", If_Range=etag).status_code == 206
     assert get(Range="bytes=0-9", If_Range='"other"').status_code == 200
     assert get(Range="bytes=9-0").status_code == get(Range="lines=1-2").status_code == 200
+    assert get(Range=f"bytes=0-{'9' * 5000}").content == model
     beyond = get(Range=f"bytes={size}-")
     problem_of(beyond, 416, "range-not-satisfiable")
     assert beyond.headers["content-range"] == f"bytes */{size}"

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bespoke.service.problems import KINDS, problem
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from bespoke.service.problems import KINDS, install, problem
+from bespoke.service.schemas import SearchRequest
 from bespoke.supernet.errors import (
     BespokeError,
     BudgetInfeasible,
@@ -41,6 +45,21 @@ def test_no_kind_is_hidden_behind_a_wider_one() -> None:
     for kind in KINDS:
         assert not [wider for wider in seen if issubclass(kind, wider)], kind
         seen.append(kind)
+
+
+def test_a_body_that_is_no_json_is_a_bad_request_and_one_that_lacks_a_field_is_not() -> None:
+    app = FastAPI()
+    install(app)
+
+    @app.post("/searches")
+    def search(body: SearchRequest) -> None: ...
+
+    with TestClient(app) as http:
+        headers = {"Content-Type": "application/json"}
+        cut, empty = (http.post("/searches", content=text, headers=headers) for text in ('{"a": ', "{}"))
+    assert (cut.status_code, empty.status_code) == (400, 422)
+    assert cut.json()["detail"] == "body: expected JSON: Expecting value, at character 6"
+    assert [one["field"] for one in cut.json()["errors"] + empty.json()["errors"]] == ["body", "supernet"]
 
 
 def test_a_problem_tells_what_its_error_knows() -> None:

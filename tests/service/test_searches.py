@@ -436,6 +436,22 @@ def test_a_replay_names_what_has_changed(either: Api, space: SearchSpace) -> Non
     assert (change["what"], change["now"]) == ("predictor", None)
 
 
+def test_a_subnet_of_what_the_supernet_was_before_has_only_the_model_that_was_made(api: Api) -> None:
+    subnet, app = ask(api, constraints={"macs": 8e6}, seed=12)["subnet"], cast(Any, api.http.app)
+    link, place = subnet["links"]["model"], app.state.service.place
+    file = place.artifacts.put(b"a model")
+    place.store.add_model(subnet["id"], False, file.sha256, file.size, "application/onnx")
+    made, path = api.request("GET", link), api.zoo / "tiny" / "weights.safetensors"
+    weights = path.read_bytes()
+    path.write_bytes(weights + b"\0")
+    try:
+        assert api.request("GET", link).content == made.content
+        refused = problem_of(api.request("GET", f"{link}?dynamic_batch=true"), 409, "conflict")
+    finally:
+        path.write_bytes(weights)
+    assert "search again" in refused["detail"]
+
+
 # Without statistics
 
 
