@@ -1,27 +1,29 @@
 """How fast images come: JPEG decoding once, then augmentation for every batch.
 
-    python -m benchmarks.input_pipeline --data FOLDER
-    python -m benchmarks.input_pipeline --device cuda --batch 256
+    python -m benchmarks.input_pipeline [--data FOLDER] [--device cpu] [--batch 64] [--json]
 
 Without --data, JPEG files of 500 x 375 pixels are made up. Decoding is paid once, not every epoch. Reading
 a batch overlaps with training: it is waited for only where its images/s are below what the network trains
 at. Crops, scaling and normalising are part of each training step, and their time adds to it.
+
+JSON: ``images_per_s`` of each part, and the settings.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from PIL import Image
 
+from benchmarks.programs import run
 from bespoke.supernet.training.augmentation import (
     Crops,
     draw_crops,
@@ -74,44 +76,60 @@ def images_per_s(count: int, work: Callable[[], object], device: str, seconds: f
     return count / float(np.median(times[1:]))
 
 
-def main(
-    data: Annotated[Path | None, typer.Option(help="Image folder.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where batches are augmented.")] = "cpu",
-    threads: Annotated[str, typer.Option(help="Threads to decode with.")] = "1,2",
-    images: Annotated[int, typer.Option(help="How many to decode.")] = 512,
-    side: Annotated[int, typer.Option(help="Side of the kept squares.")] = 160,
-    resolution: Annotated[int, typer.Option(help="Side of the crops.")] = 128,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
-    seconds: Annotated[float, typer.Option(help="For each row.")] = 5.0,
-) -> None:
+def main() -> None:
+    run(__doc__, _add_options, measure, _lines)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="image folder")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: where batches are augmented")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="to decode with")
+    parser.add_argument("--images", type=int, default=512, help="how many to decode")
+    parser.add_argument("--side", type=int, default=160, help="of the kept squares")
+    parser.add_argument("--resolution", type=int, default=128, help="side of the crops")
+    parser.add_argument("--batch", type=int, default=64, help="images a step")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    for name, rate in result["images_per_s"].items():
+        yield f"{name:22s} {rate:9.0f} images/s"
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of each part."""
+    device, seconds, side = options.device, options.seconds, options.side
+    rows: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = list_split(data, "train").paths[:images] if data else made_up(Path(folder), images)
+        listed = list_split(options.data, "train").paths if options.data else None
+        paths = listed[: options.images] if listed else made_up(Path(folder), options.images)
         kept = np.zeros((len(paths), side, side, 3), np.uint8)
-        rows: dict[str, Any] = {}
-        for count in (int(part) for part in threads.split(",")):
+        for threads in options.threads:
+            decode = partial(decode_into, kept, paths, threads)
+            rows[f"decode, {threads} threads"] = images_per_s(len(paths), decode, "cpu", seconds)
+    stored_NHWC, batch = torch.from_numpy(kept), min(options.batch, len(paths))
 
-            def decode(count: int = count) -> object:
-                return decode_into(kept, paths, count)
-
-            rows[f"decode, {count} threads"] = images_per_s(len(paths), decode, "cpu", seconds)
-    stored_NHWC = torch.from_numpy(kept)
-    batch = min(batch, len(paths))
-
-    def gather(step: int = 0) -> torch.Tensor:
-        return stored_NHWC[batch_indices(len(paths), batch, step, 0)]
+    def gather() -> torch.Tensor:
+        return stored_NHWC[batch_indices(len(paths), batch, 0, 0)]
 
     rows["read a batch"] = images_per_s(batch, gather, "cpu", seconds)
     x_NHWC, crops = gather().to(device), draw_crops(batch, side, np.random.default_rng(0))
     for name, way in WAYS.items():
 
         def augment(way: Any = way) -> object:
-            return normalised(way(x_NHWC, crops, resolution), device)
+            return normalised(way(x_NHWC, crops, options.resolution), device)
 
         rows[f"augment, {name}"] = images_per_s(batch, augment, device, seconds)
-    settings = {"device": device, "torch_threads": torch.get_num_threads(), "side": side}
-    settings |= {"resolution": resolution, "batch": batch, "images": len(paths)}
-    print(json.dumps({"images_per_s": {k: round(v, 1) for k, v in rows.items()}, **settings}, indent=2))
+    return {
+        "images_per_s": {name: round(rate, 1) for name, rate in rows.items()},
+        "device": device,
+        "torch_threads": torch.get_num_threads(),
+        "side": side,
+        "resolution": options.resolution,
+        "batch": batch,
+        "images": len(paths),
+    }
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
