@@ -17,7 +17,14 @@ from bespoke.search.evaluator import feasible_ranges
 from bespoke.service.orm import StoredTable
 from bespoke.service.store import Store, read_table
 from bespoke.supernet import zoo
-from bespoke.supernet.errors import DeviceNotProfiled, FileInvalid, NotFound, TableIncomplete, Unavailable
+from bespoke.supernet.errors import (
+    Conflict,
+    DeviceNotProfiled,
+    FileInvalid,
+    NotFound,
+    TableIncomplete,
+    Unavailable,
+)
 
 __all__ = ["Catalogue", "Ranges"]
 
@@ -54,6 +61,23 @@ class Catalogue:
         return self._once(
             ("entry", name, _stamps(self._root / name, ENTRY_FILES)), lambda: zoo.entry(name, self._root)
         )
+
+    def unchanged(self, name: str, digest: str, since: str) -> zoo.ZooEntry:
+        """The very supernet that something was made of.
+
+        Args:
+            name: The supernet's.
+            digest: Which one it was.
+            since: What was made of it, and what to do where it is another one.
+
+        Raises:
+            NotFound: There is no such supernet.
+            Conflict: It is another one by now.
+        """
+        entry = self.entry(name)
+        if entry.digest != digest:
+            raise Conflict(f"supernet {name!r} has changed since {since}")
+        return entry
 
     def entries(self) -> list[zoo.ZooEntry]:
         """All supernets; one that is damaged, as while it is being copied, is passed over and logged."""

@@ -101,17 +101,9 @@ def images_folder(place: Workplace, entry: ZooEntry) -> Path | None:
 
 
 def supernet_of(place: Workplace, dataset: Dataset) -> ZooEntry:
-    """The very supernet that a data set was started for.
-
-    Raises:
-        Conflict: It is another one by now.
-    """
-    entry = place.catalogue.entry(dataset.supernet)
-    if entry.digest != dataset.supernet_digest:
-        raise Conflict(
-            f"supernet {entry.name!r} has changed since data set {dataset.id!r} was started: start another"
-        )
-    return entry
+    """The very supernet that a data set was started for; see ``Catalogue.unchanged``."""
+    since = f"data set {dataset.id!r} was started: start another"
+    return place.catalogue.unchanged(dataset.supernet, dataset.supernet_digest, since)
 
 
 def measured_so_far(place: Workplace, dataset: Dataset) -> AccuracyDataset:

@@ -108,17 +108,9 @@ def materialise(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _supernet_of(place: Workplace, row: StoredSubnet) -> ZooEntry:
-    """The very supernet that a subnet was found in.
-
-    Raises:
-        BespokeError: It is another one by now.
-    """
-    entry = place.catalogue.entry(row.supernet)
-    if entry.digest != row.supernet_digest:
-        raise BespokeError(
-            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found: search again"
-        )
-    return entry
+    """The very supernet that a subnet was found in; see ``Catalogue.unchanged``."""
+    since = f"subnet {row.id!r} was found: search again"
+    return place.catalogue.unchanged(row.supernet, row.supernet_digest, since)
 
 
 def _images(place: Workplace, entry: ZooEntry, resolution: int) -> Sequence[Any]:

@@ -32,6 +32,7 @@ from bespoke.predictors.dataset import DATASET, Measurement, read_dataset, set_a
 from bespoke.service import collecting
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
+from bespoke.service.catalogue import Catalogue
 from bespoke.service.collecting import draw_round, measure_shard
 from bespoke.service.datasets import collect_dataset, images_folder, measured_so_far, start
 from bespoke.service.engines.distributed import DistributedEngine
@@ -278,9 +279,10 @@ def test_top1_is_measured_at_the_side_of_the_training_on_images_that_are_decoded
     entry, sides = zoo.entry("tiny", own_zoo), list[int]()
     architecture = smallest(entry.space).to_json()
     subnet = SimpleNamespace(id="a", supernet="tiny", supernet_digest=entry.digest, architecture=architecture)
+    store: Any = SimpleNamespace(subnet=lambda _: subnet)
     place: Any = SimpleNamespace(
-        store=SimpleNamespace(subnet=lambda _: subnet),
-        catalogue=SimpleNamespace(entry=lambda _: entry),
+        store=store,
+        catalogue=Catalogue(store, own_zoo),
         settings=Settings(var=tmp_path / "var", data=images, child_threads=1),
     )
 

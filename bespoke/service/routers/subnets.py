@@ -12,7 +12,7 @@ from bespoke.service.dependencies import Running, SearchKey, Service
 from bespoke.service.files import FILE_RESPONSES, file_response
 from bespoke.service.models import class_names, input_of
 from bespoke.service.problems import responses
-from bespoke.supernet.errors import Conflict, StatisticsMissing
+from bespoke.supernet.errors import StatisticsMissing
 from bespoke.supernet.onnx import OPSET, read_metadata
 
 router = APIRouter(prefix="/v1/subnets", tags=["subnets"], responses=responses(401, 403, 404, 422))
@@ -91,12 +91,8 @@ def _made(service: Service, row: orm.StoredSubnet, dynamic_batch: bool) -> orm.A
     made = service.place.store.model(row.id, dynamic_batch)
     if made is not None:
         return made
-    entry = service.place.catalogue.entry(row.supernet)
-    if entry.digest != row.supernet_digest:
-        raise Conflict(
-            f"supernet {row.supernet!r} has changed since subnet {row.id!r} was found, whose model was not "
-            "made before: search again"
-        )
+    since = f"subnet {row.id!r} was found, whose model was not made before: search again"
+    entry = service.place.catalogue.unchanged(row.supernet, row.supernet_digest, since)
     if not entry.has_statistics:
         raise StatisticsMissing(
             f"supernet {row.supernet!r} has no BN statistics table, so no subnet can be cut out of it: "
