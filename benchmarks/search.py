@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from benchmarks.published import add_files, problem_of
 from bespoke.predictors import MlpPredictor
+from bespoke.predictors.blas import one_thread
 from bespoke.search import Constraint, Effort, Problem, search
-from bespoke.search.blas import one_thread
 from bespoke.supernet.architecture import Genomes
 
 

@@ -7,9 +7,10 @@ is numpy in float32: a population is one array, and a prediction is three matrix
 Source: Cai et al., Once-for-All (ICLR 2020), section 3.4: a three-layer MLP on one-hot features.
 
 Every row of a batch is computed by the same arithmetic wherever it stands in the batch, and
-whatever the number of threads: every matrix product has the same shape, a tile of rows, so that a
-BLAS never takes another kernel for a small batch or for left-over rows, and the last sum is not
-left to a matrix-vector product, which some libraries split between threads.
+whatever the number of threads: every matrix product runs on one thread and has the same shape, a tile
+of rows, so that a BLAS never takes another kernel for a small batch or for left-over rows. Some take
+another one even within a tile (OpenBLAS on processors with AVX2 but not AVX-512, from 12 rows on), so
+how many rows a tile has is tried out. The last sum is not left to a matrix-vector product.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from time import sleep
@@ -30,17 +31,22 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from bespoke.predictors.blas import one_thread
 from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities, gene_offsets
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.whole_files import write_whole
 
 FORMAT = "bespoke-accuracy-predictor-1"
 
-_TILE = 32
-"""Rows of every matrix product: nearly as fast as larger ones (79 against 96 GFLOPS), with less padding."""
+_TILES = (32, 16, 8, 4, 1)
+"""Rows that a matrix product may have: 32 are nearly as fast as more (79 against 96 GFLOPS with AVX-512),
+with less padding; with AVX2, where 8 remain, these are as fast as 32 (51 and 47)."""
 
-_CHUNK = 16 * _TILE
+_CHUNK = 16 * _TILES[0]
 """Rows at a time: a hidden layer of 400 then takes 0.8 MB and stays in the second-level cache."""
+
+_TRIALS = 3
+"""Rows that are tried in every place of a tile: where two kernels differ, hundreds of sums of each do."""
 
 _PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Before each look at a predictor's two files: the second one is written milliseconds after the first."""
@@ -240,11 +246,12 @@ class MlpPredictor:
     def top1(self, genomes: Genomes) -> NDArray[np.float64]:
         """Predict the top-1 in [0, 1] of each genome, shape (N,)."""
         result = np.zeros(len(genomes))
-        for start in range(0, len(genomes), _CHUNK):
-            part = result[start : start + _CHUNK]
-            tiles = self._tiles(genomes[start : start + _CHUNK])
-            for network in self._padded:
-                part += _forward(network, tiles)[: len(part)]
+        with one_thread():
+            for start in range(0, len(genomes), _CHUNK):
+                part = result[start : start + _CHUNK]
+                tiles = self._tiles(genomes[start : start + _CHUNK])
+                for network in self._padded:
+                    part += _forward(network, tiles)[: len(part)]
         return result / len(self.networks)
 
     def gains(self, genomes: Genomes) -> NDArray[np.float32]:
@@ -307,9 +314,14 @@ class MlpPredictor:
 
     def _tiles(self, genomes: Genomes) -> NDArray[np.float32]:
         """Features in whole tiles, (T, rows of a tile, F + 1); the last one is 0."""
-        tiles = -(-len(genomes) // _TILE)
-        rows = one_hot(self.space, self._feature_table, genomes, tiles * _TILE)
-        return rows.reshape(tiles, _TILE, rows.shape[1])
+        tiles = -(-len(genomes) // self._tile)
+        rows = one_hot(self.space, self._feature_table, genomes, tiles * self._tile)
+        return rows.reshape(tiles, self._tile, rows.shape[1])
+
+    @cached_property
+    def _tile(self) -> int:
+        shapes = {layer.weight.shape for network in self._padded for layer in network[:-1]}
+        return rows_of_a_tile(frozenset(shapes))
 
     def _tensors(self) -> dict[str, NDArray[np.float32]]:
         return {
@@ -318,6 +330,28 @@ class MlpPredictor:
             for i, layer in enumerate(network)
             for part in ("weight", "bias")
         }
+
+
+@lru_cache(maxsize=64)
+def rows_of_a_tile(shapes: frozenset[tuple[int, ...]]) -> int:
+    """The most rows whose product with such weights is the same for a row wherever it stands among them.
+
+    Args:
+        shapes: Of the weights, (inputs, outputs) each.
+    """
+    return next(rows for rows in _TILES if all(_is_even(rows, *shape) for shape in shapes))
+
+
+def _is_even(rows: int, inputs: int, outputs: int) -> bool:
+    """Whether this BLAS computes every row of a product alike, on one thread."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((inputs, outputs), np.float32)
+    with one_thread():
+        for _ in range(_TRIALS):
+            product = np.repeat(rng.standard_normal((1, inputs), np.float32), rows, axis=0) @ weight
+            if (product != product[0]).any():
+                return False
+    return True
 
 
 def one_hot(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 from bespoke.search.evaluator import Limits, Price, candidates, cheapest, prices_of, ranges_of
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.known import Known

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 
 from bespoke import __version__
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 from bespoke.service import problems
 from bespoke.service.chores import chores
 from bespoke.service.dependencies import Service

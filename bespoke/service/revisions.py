@@ -8,7 +8,7 @@ from typing import Any
 
 from bespoke.latency_tables import DeviceProfile, LatencyTable
 from bespoke.latency_tables.files import parse_json
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 from bespoke.service.orm import StoredTable
 from bespoke.service.store import TableToKeep
 from bespoke.service.workplace import Workplace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 from bespoke.service.chores import chores
 from bespoke.service.engines.embedded import EmbeddedEngine
 from bespoke.service.migrations import upgrade

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from bespoke.predictors import (
     Encoding,
@@ -15,6 +16,7 @@ from bespoke.predictors import (
     default_encoding,
     read_predictor,
 )
+from bespoke.predictors.blas import one_thread
 from bespoke.supernet.architecture import decode, gene_offsets
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import sample
@@ -23,7 +25,7 @@ from bespoke.supernet.spaces import space as make_space
 SPACE = make_space("ofa-mobilenetv3-w1.0", (96, 112, 128), 10)
 
 
-def some_predictor(networks: int = 2, seed: int = 0) -> MlpPredictor:
+def some_predictor(networks: int = 2, seed: int = 0, width: int = 40) -> MlpPredictor:
     rng = np.random.default_rng(seed)
     encoding = default_encoding(SPACE)
     _, features = encoding.features(SPACE)
@@ -32,7 +34,7 @@ def some_predictor(networks: int = 2, seed: int = 0) -> MlpPredictor:
         weight = rng.normal(0, 1 / np.sqrt(inputs), (inputs, outputs)).astype(np.float32)
         return Layer(weight, rng.normal(0, 0.1, outputs).astype(np.float32))
 
-    members = tuple((layer(features, 40), layer(40, 24), layer(24, 1)) for _ in range(networks))
+    members = tuple((layer(features, width), layer(width, 24), layer(24, 1)) for _ in range(networks))
     return MlpPredictor(SPACE, encoding, members, 0.01, {"kendall_tau": 0.9})
 
 
@@ -70,11 +72,33 @@ def test_choices_of_skipped_blocks_do_not_change_the_prediction() -> None:
     np.testing.assert_array_equal(predictor.top1(changed), predictor.top1(genomes))
 
 
+@pytest.mark.parametrize("width", [40, 400])
 @pytest.mark.parametrize("count", [0, 1, 2, 31, 33, 600, 1200])
-def test_a_row_is_predicted_alike_wherever_it_stands_in_a_batch(count: int) -> None:
-    predictor = some_predictor()
+def test_a_row_is_predicted_alike_wherever_it_stands_in_a_batch(count: int, width: int) -> None:
+    predictor = some_predictor(width=width)
     genomes = sample(SPACE, 1200, np.random.default_rng(3))
     np.testing.assert_array_equal(predictor.top1(genomes[:count]), predictor.top1(genomes)[:count])
+
+
+def test_a_row_is_predicted_alike_on_one_thread_and_on_two() -> None:
+    predictor, genomes = some_predictor(width=400), sample(SPACE, 100, np.random.default_rng(3))
+    found = []
+    for threads in (1, 2):
+        with ThreadpoolController().select(user_api="blas").limit(limits=threads):
+            found.append(predictor.top1(genomes))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("shape", [(129, 400), (64, 24)])
+def test_every_place_of_a_tile_is_computed_alike_by_this_blas(shape: tuple[int, int]) -> None:
+    rows = accuracy.rows_of_a_tile(frozenset({shape}))
+    rng = np.random.default_rng(4)
+    x, weight = rng.normal(size=(rows, shape[0])), rng.normal(size=shape)
+    with one_thread():
+        product = x.astype(np.float32) @ weight.astype(np.float32)
+        for step in range(rows):
+            moved = np.roll(x, step, axis=0).astype(np.float32) @ weight.astype(np.float32)
+            np.testing.assert_array_equal(moved, np.roll(product, step, axis=0))
 
 
 def test_gains_are_the_effect_of_a_choice_to_first_order() -> None:

@@ -2,7 +2,7 @@
 
 from threadpoolctl import ThreadpoolController
 
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 
 
 def test_the_last_of_overlapping_blocks_gives_the_threads_back() -> None:

@@ -1,4 +1,7 @@
-"""One thread for the products of a search: they are small, and threads would spin longer than work."""
+"""One thread for small matrix products, such as a search's.
+
+Threads would spin longer than work, and a product that is split between them may have other last bits.
+"""
 
 from __future__ import annotations
 
