@@ -19,7 +19,7 @@ from bespoke.supernet.calibration import observed_ranges
 from bespoke.supernet.cost import cost
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import largest, sample, smallest
-from bespoke.supernet.onnx import op_plan, random_weights, read_metadata, write_onnx
+from bespoke.supernet.onnx import INPUT, op_plan, random_weights, read_metadata, write_onnx
 from bespoke.supernet.ops import Op
 from bespoke.supernet.spaces import SPACES, space
 from bespoke.supernet.subnet import materialise
@@ -78,6 +78,26 @@ def test_a_calibrated_network_is_close_to_float(family: str, edge: Callable[[Sea
     model = write_onnx(plan, weights, precision="int8", ranges=ranges)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     assert cosine(run(model, x), run(write_onnx(plan, weights), x)) > 0.97
+
+
+@pytest.mark.parametrize("family", SPACES)
+def test_no_sum_of_two_products_overflows_on_any_processor(family: str) -> None:
+    """With AVX2 alone, two products are added in 16 bits; the runtime can be asked to be exact there."""
+    small = space(family, (32,) if "cifar" in family else (64,), 10)
+    plan = small.plan(largest(small))
+    weights, x = random_weights(plan), images(plan)
+    model = write_onnx(plan, weights, precision="int8", ranges=observed_ranges(plan, weights, [x]))
+    exact = ort.SessionOptions()
+    exact.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(model, exact, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(run(model, x), session.run(None, {INPUT: x})[0])
+    for name, value in initializers(model).items():
+        if value.dtype == np.int8 and value.ndim > 1:
+            inner = value if value.ndim == 2 else value.transpose(0, 2, 3, 1)
+            rows = inner.reshape(len(value), -1).astype(int)
+            pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
+            sums = np.stack([np.maximum(sign * pairs, 0).sum(2) for sign in (1, -1)])
+            assert 255 * sums.max() < 2**15, name
 
 
 def test_ranges_are_seen_with_the_threads_that_the_weights_have(
