@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bespoke.supernet.depthwise import depthwise_conv
 from bespoke.supernet.ops import Op
 
 
@@ -203,7 +204,7 @@ class InvertedBottleneck(nn.Module):
         if self.expansion is not None and self.expansion_bn is not None:
             y = self.expansion_bn(F.conv2d(y, self.expansion[:mid, :width]), op, "expansion_bn", normalise)
             y = activate(y, op.activation)
-        y = F.conv2d(y, self.kernel(op), stride=op.stride, padding=op.kernel // 2, groups=mid)
+        y = depthwise_conv(y, self.kernel(op), op.stride)
         y = activate(self.depthwise_bn(y, op, "depthwise_bn", normalise), op.activation)
         if self.se is not None:
             y = self.se(y, op)
