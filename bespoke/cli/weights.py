@@ -55,7 +55,10 @@ def train(
     ] = None,
     rate: Annotated[float, typer.Option(help="Factor on the learning rates, made for batches of 64.")] = 1.0,
     batch: Annotated[int, typer.Option(help="Images a step, of all processes together.")] = 64,
-    side: Annotated[int, typer.Option(help="Side of the kept images, in pixels.")] = 160,
+    side: Annotated[
+        int | None,
+        typer.Option(help="Side of the kept images; 160 px by default, or what inputs need."),
+    ] = None,
     bf16: Annotated[
         bool | None, typer.Option(help="Compute in half precision where that is safe; on a GPU by default.")
     ] = None,
@@ -93,8 +96,8 @@ def train(
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.statistics import check_covered
     from bespoke.supernet.training.collection import table_architectures
-    from bespoke.supernet.training.data import read_splits
-    from bespoke.supernet.training.fine_tuning import like, start_from
+    from bespoke.supernet.training.data import read_splits, side_for
+    from bespoke.supernet.training.fine_tuning import check_head_is_trained, like, start_from
     from bespoke.supernet.training.loop import check_batch
     from bespoke.supernet.training.loop import train as run_phases
     from bespoke.supernet.training.phase import Phase, scaled, with_epochs
@@ -105,7 +108,7 @@ def train(
     # All that can be refused is refused here, and not when the images are read or the hours are spent.
     counts = {"batch": batch, "random": random, "statistics": statistics, "side": side}
     for option, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise InvalidInput(f"--{option}: got {count}, expected 1 or more")
     for option, factor in {"scale": scale, "rate": rate}.items():
         if not 0 < factor < math.inf:
@@ -138,6 +141,7 @@ def train(
     group, own_device = join(device)
     check_batch(batch, group)
     report = progress if group.leads else _silent
+    side = side or side_for(sides)
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
     _tell_skipped((*images.skipped, *validation.skipped), run, report)
     held_by = training_seed(started, data, images, seed)
@@ -149,6 +153,8 @@ def train(
     network = ChainSupernet(chosen)
     if started:
         new_head = start_from(network, started)
+        if new_head:
+            check_head_is_trained(phases)
         report(f"starts from {started.name}" + (f", with a new head of {chosen.classes}" if new_head else ""))
     run_phases(
         network, training, phases, run, batch=batch, seed=seed, device=own_device, bf16=bf16, group=group,
@@ -295,11 +301,13 @@ def _sides(resolutions: str | None, space: str | None, started: ZooEntry | None)
 
 
 def _tell_skipped(skipped: tuple[str, ...], run: Path, report: Callable[[str], None]) -> None:
-    """List the images that could not be read, in a file beside the run's others."""
+    """List the files that could not be read as images, in a file beside the run's others."""
     if skipped:
         names = "\n".join(skipped) + "\n"
         (run / "skipped.txt").write_text(names, errors="surrogateescape")
-        report(f"skipped {len(skipped)} images that cannot be read; they are listed in {run / 'skipped.txt'}")
+        report(
+            f"skipped {len(skipped)} files that are no images or cannot be read: see {run / 'skipped.txt'}"
+        )
 
 
 def _lengths(text: str) -> list[float]:

@@ -63,7 +63,7 @@ class ImageSet:
         stored_NHWC: 8-bit RGB, shape (M, side, side, 3), M >= N; possibly a file mapped into memory.
         labels_N: Class indices.
         classes: Names of the classes, in index order.
-        skipped: Files that could not be read.
+        skipped: Files that could not be read, and what else stands in the folders of classes.
         rows_N: Where each image stands in ``stored_NHWC``; in order where there is none.
     """
 
@@ -140,7 +140,8 @@ def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = No
     if not good.any():
         raise FileInvalid(root, "not one image could be decoded")
     labels = torch.tensor(listing.labels)[torch.from_numpy(good)]
-    skipped = tuple(str(p) for p, ok in zip(listing.paths, good, strict=True) if not ok)
+    unread = (p for p, ok in zip(listing.paths, good, strict=True) if not ok)
+    skipped = tuple(map(str, (*listing.passed_over, *unread)))
     rows = None if good.all() else torch.from_numpy(np.flatnonzero(good))
     return ImageSet(_as_tensor(images), labels, listing.classes, skipped, rows)
 

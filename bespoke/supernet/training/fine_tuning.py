@@ -11,6 +11,7 @@ from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.networks.chain import ChainSupernet, layer_name
 from bespoke.supernet.spaces import space_from_json
 from bespoke.supernet.subnet import load_network
+from bespoke.supernet.training.phase import Phase
 from bespoke.supernet.zoo import ZooEntry
 
 
@@ -54,3 +55,20 @@ def start_from(network: ChainSupernet, started: ZooEntry) -> bool:
         if not (new_head and name.startswith(head)):
             parameter.copy_(source[name])
     return new_head
+
+
+def check_head_is_trained(phases: Sequence[Phase]) -> None:
+    """See that a new classifier learns from labels before a frozen copy of it teaches.
+
+    Args:
+        phases: Of a training that starts from other weights, with a new classifier.
+
+    Raises:
+        InvalidInput: The first phase that trains anything is already taught by that copy.
+    """
+    first = next((phase for phase in phases if phase.epochs), None)
+    if first is not None and first.taught:
+        raise InvalidInput(
+            f"phase {first.name!r}: got a teacher whose classifier is new and untrained, expected epochs of "
+            f"phase {phases[0].name!r} before it; see --epochs"
+        )

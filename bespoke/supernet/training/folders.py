@@ -15,7 +15,10 @@ from pathlib import Path
 
 from bespoke.supernet.errors import FileInvalid
 
-SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+SUFFIXES = {
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+}
 TRAIN, VALIDATION = ("train",), ("val", "valid", "validation")
 VALIDATION_SHARE = 0.1
 
@@ -31,11 +34,13 @@ class Listing:
         paths: In a fixed order.
         labels: Index of each one's class.
         classes: Names of the classes.
+        passed_over: What else stands in the folders of classes: other files, and folders.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    passed_over: tuple[Path, ...] = ()
 
 
 def list_split(root: Path, split: str) -> Listing:
@@ -74,7 +79,8 @@ def list_split(root: Path, split: str) -> Listing:
     if not kept:
         raise FileInvalid(folder, "too few images to hold some out; expected two or more of a class")
     paths, labels = everything.paths, everything.labels
-    return Listing(tuple(paths[i] for i in kept), tuple(labels[i] for i in kept), classes)
+    passed_over = everything.passed_over if split == "train" else ()
+    return Listing(tuple(paths[i] for i in kept), tuple(labels[i] for i in kept), classes, passed_over)
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -97,15 +103,18 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
+    passed_over: list[Path] = []
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
             found = _images(folder / name)
             paths += found
             labels += [label] * len(found)
+            passed_over += sorted({p for p in (folder / name).iterdir() if p.name[0] != "."} - set(found))
     if not paths:
         raise _no_image(folder)
-    return Listing(tuple(paths), tuple(labels), classes)
+    return Listing(tuple(paths), tuple(labels), classes, tuple(passed_over))
 
 
 def _no_image(folder: Path) -> FileInvalid:
