@@ -73,14 +73,17 @@ def zoo_import(
             official = read_specialised(found.weights, fixed)
         space = official.network.space
         predicts = read_predictor(files.local(predictor), space) if predictor else None
-    except FileInvalid:
-        files.remove()  # Else the next call would find the same files, and fail again.
+    except FileInvalid as error:
+        files.forget(error.path)  # Else the next call would find the same file, and fail again.
         raise
     table = constant_table(space, official.statistics) if isinstance(space, FixedNetwork) else None
     card = _card(source, found.weights, space.classes, specialised=table is not None)
-    entry = write_entry(zoo_folder, name or space.name, official.network, table, card)
-    if isinstance(predicts, MlpPredictor | GaussianPredictor):
-        predicts.save(entry.folder / "predictor.json")
+
+    def with_predictor(folder: Path) -> None:
+        if isinstance(predicts, MlpPredictor | GaussianPredictor):
+            predicts.save(folder / "predictor.json")
+
+    entry = write_entry(zoo_folder, name or space.name, official.network, table, card, with_predictor)
     files.remove()
     told = {"name": entry.name, "folder": str(entry.folder), "digest": entry.digest, "card": entry.card}
     if as_json:
@@ -199,6 +202,12 @@ class _Files:
         """Delete what was downloaded."""
         for folder in self._brought:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self, path: str) -> None:
+        """Delete a download that is not what it should be; the others stay."""
+        for folder in self._brought:
+            if Path(path).is_relative_to(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _download(self, url: str, sha256: str | None) -> Path:
         from rich.console import Console

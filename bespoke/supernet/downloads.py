@@ -107,6 +107,8 @@ def _fetch(url: str, partial: Path, note: Path, *, resumable: bool, progress: Pr
                 if whole:
                     return
                 there = -1
+            elif answer.status_code == httpx.codes.PARTIAL_CONTENT and _version(answer) not in ("", version):
+                there = -1  # the rest of another version: the server did not heed If-Range
             else:
                 _write(answer, partial, note, url, there, progress)
     except (httpx.InvalidURL, UnicodeError) as error:  # the latter where a host's name is none
@@ -144,8 +146,7 @@ def _write(
             raise Unavailable(f"{url}: asked for the bytes from {there}, got {answer.headers!r}")
     else:
         there = 0
-    etag = answer.headers.get("ETag", "")
-    version = answer.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+    version = _version(answer)
     length = answer.headers.get("Content-Length")
     total = there + int(length) if length and length.isdigit() else None
     with partial.open("ab" if there else "wb") as file:
@@ -160,3 +161,10 @@ def _write(
         raise Unavailable(
             f"{url}: got {there} of {total} bytes: run the same command again, and it goes on from there"
         )
+
+
+def _version(answer: httpx.Response) -> str:
+    """What names the version of a file; empty where the server names none that bytes can be held to."""
+    etag: str = answer.headers.get("ETag", "")
+    last: str = answer.headers.get("Last-Modified", "")
+    return last if etag.startswith("W/") or not etag else etag

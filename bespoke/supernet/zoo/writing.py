@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def write_entry(
     network: ChainSupernet,
     statistics: StatisticsTable | None,
     card: Mapping[str, Any],
+    add: Callable[[Path], object] | None = None,
 ) -> ZooEntry:
     """Write a zoo entry, its weights in single precision.
 
@@ -52,6 +53,7 @@ def write_entry(
         network: Whose space and weights are written.
         statistics: Its BN statistics table, if there is one.
         card: The model card.
+        add: Writes what else belongs to the entry into its folder, before it comes to its place.
 
     Raises:
         InvalidInput: The name is no plain name, or is taken.
@@ -68,6 +70,8 @@ def write_entry(
                 save_statistics(statistics, folder / STATISTICS)
             (folder / "card.json").write_text(json.dumps(dict(card), indent=2) + "\n")
             (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
+            if add is not None:
+                add(folder)
             folder.chmod(0o755)
             folder.rename(root / name)
         except BaseException:
