@@ -163,7 +163,7 @@ def sides_in(table: Any) -> list[int]:
 
 def candidate_json(candidate: Any) -> dict[str, Any]:
     """A candidate as JSON, with the intervals of latencies."""
-    intervals = {name: list(ends) for name, ends in candidate.latency_intervals_ms.items()}
+    intervals = {name: list(ends) if ends else None for name, ends in candidate.latency_intervals_ms.items()}
     own = candidate.latency_interval_ms
     return {
         "architecture": candidate.architecture.to_json(),

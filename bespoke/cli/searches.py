@@ -20,7 +20,7 @@ searches_app = typer.Typer(help="Ask a running service for subnets.", no_args_is
 
 T = TypeVar("T")
 
-MEMBERS = "DEVICE:METRIC=LIMIT[@CONFIDENCE][,METRIC=LIMIT...]"
+MEMBERS = "DEVICE:METRIC=LIMIT[@CONFIDENCE][,METRIC=LIMIT...][,weight=WEIGHT]"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.", callback=check_seed)]
@@ -137,7 +137,8 @@ def fleet(
         members = []
         for text in member:
             name, limits = _member(text)
-            members.append({"device": find_device(client, name), "constraints": limits})
+            weight = limits.pop("weight", 1.0)
+            members.append({"device": find_device(client, name), "constraints": limits, "weight": weight})
         found = client.fleet(
             supernet,
             members,
@@ -195,7 +196,7 @@ def _print_search(found: dict[str, Any], as_json: bool) -> None:
         return
     for name, subnet in [("subnet", found["subnet"]), *(("alternative", s) for s in found["alternatives"])]:
         predicted = subnet["predicted"]
-        print(f"{name:12}{subnet['id']}  top-1 {predicted['top1']:.4f}{_latency(predicted)}")
+        print(f"{name:12}{subnet['id']}  {_top1(predicted)}{_latency(predicted)}")
         print(f"{'':12}{json.dumps(subnet['architecture'])}")
     for limit in found["limits"]:
         state = "binds" if limit["binds"] else "has room"
@@ -203,10 +204,16 @@ def _print_search(found: dict[str, Any], as_json: bool) -> None:
     for member in found["front"]["members"] if found["front"] else ():
         predicted = member["predicted"]
         print(f"front       {member['subnet_id']}  top-1 {predicted['top1']:.4f}{_latency(predicted)}")
+    for step in found["front"]["marginal_prices"] if found["front"] else ():
+        print(f"step        {_step(step)}")
     for warning in found["warnings"]:
         print(f"warning     {warning['detail']}")
     if found["verified"]:
         _print_verified(found["verified"])
+    if found["archive"] or found["head_start"]:
+        print(f"archive     {'looked up in' if found['archive'] else 'begun with'} what it knows")
+    if found["improved_by"]:
+        print(f"since then  beaten by {found['improved_by']:g} points of top-1: ask again")
     print(f"search      {found['id']}")
 
 
@@ -221,10 +228,35 @@ def _print_verified(verified: dict[str, Any]) -> None:
         print(f"winner      {winner['subnet_id']}  top-1 {winner['top1']:.4f}  measured {measured}")
 
 
+def _top1(predicted: dict[str, Any]) -> str:
+    """Predicted, with its interval, and less what choosing the best of many predictions adds to it."""
+    low, high = predicted["top1_interval"]
+    corrected = predicted["top1_corrected"]
+    told = f"top-1 {predicted['top1']:.4f} ({low:.4f} to {high:.4f}"
+    return f"{told})" if corrected is None else f"{told}; corrected {corrected:.4f})"
+
+
 def _latency(predicted: dict[str, Any]) -> str:
-    own = [] if predicted["latency_ms"] is None else [f"{predicted['latency_ms']:.3f} ms"]
-    others = [f"{one['latency_ms']:.3f} ms on {name}" for name, one in predicted["devices"].items()]
-    return "".join(f"  {text}" for text in [*own, *others]) or f"  {predicted['macs'] / 1e6:.1f} M MACs"
+    own = {"": predicted} if predicted["latency_ms"] is not None else {}
+    others = {f" on {name}": one for name, one in predicted["devices"].items()}
+    told = [f"  {_interval(one)}{where}" for where, one in {**own, **others}.items()]
+    return "".join(told) or f"  {predicted['macs'] / 1e6:.1f} M MACs"
+
+
+def _interval(one: dict[str, Any]) -> str:
+    told = f"{one['latency_ms']:.3f} ms"
+    if one["latency_interval_ms"] is None:
+        return told
+    low, high = one["latency_interval_ms"]
+    return f"{told} ({low:.3f} to {high:.3f})"
+
+
+def _step(step: dict[str, Any]) -> str:
+    """What the step from a member to the next dearer one costs and buys."""
+    (rate,) = (name for name in step if "_per_" in name)
+    bought, paid = rate.split("_per_")
+    amount = f"{step[paid]:.3g} {paid} more buy {step[bought]:.3g} {bought}"
+    return f"{step['metric']} {step['from']:g} to {step['to']:g}: {amount} ({step[rate]:.3g} {rate})"
 
 
 def _given(**options: Any) -> dict[str, Any] | None:

@@ -29,19 +29,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import LinearisedPredictor
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
 from bespoke.search.evaluator import Limits, candidates, prices_of, ranges_of
 from bespoke.search.front import TOP1, front_genomes
 from bespoke.search.moves import pairs
 from bespoke.search.neighbourhood import Neighbourhood, neighbourhood
 from bespoke.search.pareto import evenly, non_dominated
-from bespoke.search.problem import MOST_POPULATION, Constraint, Effort, HeadStart, Problem, SearchResult
-from bespoke.search.restriction import from_base
+from bespoke.search.problem import (
+    MOST_POPULATION,
+    Candidate,
+    Constraint,
+    Effort,
+    HeadStart,
+    Problem,
+    SearchResult,
+)
+from bespoke.search.restriction import encoded, from_base
 from bespoke.supernet.architecture import Genomes, cardinalities
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.genomes import extremes
 
-__all__ = ["Archive", "begin_from", "gain", "grow", "look_up", "merge"]
+__all__ = ["Archive", "begin_from", "begin_with", "gain", "grow", "look_up", "merge"]
 
 MOST_MEMBERS = 2048
 CHUNK = 256
@@ -203,6 +211,18 @@ def begin_from(problem: Problem, archive: Archive) -> Problem:
     """
     genomes, rows = from_base(problem.space, archive.genomes)
     return replace(problem, head_start=HeadStart(genomes, archive.top1[rows]))
+
+
+def begin_with(problem: Problem, known: Candidate) -> Problem:
+    """The same question, whose search also knows an architecture.
+
+    Args:
+        problem: The question.
+        known: Of the problem's space, predicted by its predictor.
+    """
+    genomes = encoded(problem.space, [known.architecture])
+    further = HeadStart(genomes, problem.predictor.top1(genomes))
+    return replace(problem, head_start=HeadStart.together([problem.head_start, further]))
 
 
 def gain(before: Archive, after: Archive) -> float:

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, Join, minimise, slot_factors
-from bespoke.search.problem import Candidate, Constraint, LatencyPricer, Problem, latency_of
+from bespoke.search.problem import (
+    Candidate,
+    Constraint,
+    LatencyPricer,
+    Problem,
+    knows_its_error,
+    latency_of,
+)
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, SearchSpace, decode_all
 from bespoke.supernet.cost import SlotTable, op_bytes, op_macs, op_params, op_peak_bytes
@@ -270,8 +277,8 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
     priced = prices_of(problem)
     known = {name: price.of(genomes) for name, price in priced.items()}
     half, bias = problem.predictor.half_width, problem.predictor.selection_bias
-    own = _interval_ms(problem.latency, known["latency_ms"]) if problem.latency else None
-    others = {n: _interval_ms(pricer, known[latency_of(n)]) for n, pricer in problem.devices.items()}
+    own = _intervals_ms(problem.latency, known.get("latency_ms", np.zeros(len(genomes))))
+    others = {n: _intervals_ms(pricer, known[latency_of(n)]) for n, pricer in problem.devices.items()}
     # A predictor is no share by itself: far from what it was fitted on it may leave [0, 1].
     top1 = np.clip(top1, 0, 1)
     architectures = decode_all(*of_base(problem.space, genomes))
@@ -281,13 +288,18 @@ def candidates(problem: Problem, genomes: Genomes, top1: NDArray[np.float64]) ->
             top1=float(top1[i]),
             top1_interval=(max(0.0, float(top1[i]) - bias - half), min(1.0, float(top1[i]) + half)),
             metrics={name: float(values[i]) for name, values in known.items()},
-            latency_interval_ms=own[i] if own else None,
+            latency_interval_ms=own[i],
             latency_intervals_ms={name: intervals[i] for name, intervals in others.items()},
         )
         for i in range(len(genomes))
     )
 
 
-def _interval_ms(latency: LatencyPricer, predicted_ms: NDArray[np.float64]) -> list[tuple[float, float]]:
+def _intervals_ms(
+    latency: LatencyPricer | None, predicted_ms: NDArray[np.float64]
+) -> list[tuple[float, float] | None]:
+    """The 90% interval of each prediction; None where it is unknown."""
+    if latency is None or not knows_its_error(latency):
+        return [None] * len(predicted_ms)
     low, high = latency.interval_ms(predicted_ms)
     return list(zip(low.tolist(), high.tolist(), strict=True))

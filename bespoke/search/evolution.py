@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bespoke.search.alternatives import alternatives
-from bespoke.search.blas import one_thread
+from bespoke.predictors.blas import one_thread
+from bespoke.search.alternatives import Alternatives
 from bespoke.search.evaluator import Limits, candidates, prices_of
 from bespoke.search.feasibility import feasible_genome
 from bespoke.search.goals import Cheapest, Goal, MostAccurate
@@ -49,14 +49,18 @@ def _search(problem: Problem) -> SearchResult:
     known, before = prices_of(problem), _told(problem, limits, seen)
     if problem.minimise is not None and problem.min_top1 is not None:
         cheapest = Cheapest(limits, known[problem.minimise], problem.min_top1)
-        return _result(problem, cheapest, seen, least(problem, cheapest, seen, anchor))
+        others = Alternatives(problem.space, cheapest, seen, problem.alternatives)
+        steps = least(problem, cheapest, seen, anchor, others.look)
+        return _result(problem, cheapest, seen, others.found, steps)
     goal, starts, steps = MostAccurate(limits, known[_priced(problem)]), before[:1], 0
+    others = Alternatives(problem.space, goal, seen, problem.alternatives)
     for number, size in enumerate(rounds(problem.effort)):
         rng = np.random.default_rng((problem.seed, number))
         given = [anchor[None]] if size.anew else [anchor[None], starts]
         starts = explore(problem, goal, seen, size, np.concatenate(given), rng)
+        others.look()
         steps += size.steps
-    return _result(problem, goal, seen, steps)
+    return _result(problem, goal, seen, others.found, steps)
 
 
 def _told(problem: Problem, limits: Limits, seen: Seen) -> Genomes:
@@ -70,8 +74,7 @@ def _told(problem: Problem, limits: Limits, seen: Seen) -> Genomes:
     return genomes[best]
 
 
-def _result(problem: Problem, goal: Goal, seen: Seen, steps: int) -> SearchResult:
-    others = alternatives(problem.space, goal, seen, problem.alternatives)
+def _result(problem: Problem, goal: Goal, seen: Seen, others: Genomes, steps: int) -> SearchResult:
     front = _front(goal, seen)
     best = front[0] if problem.minimise else front[-1]
     genomes = np.concatenate([best[None], others, front])

@@ -56,6 +56,8 @@ def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) 
         if open_question and limits.meets(tried[:1])[0]:
             return tried[0]
     nearest = _descended(problem, limits, tried[_violation(limits.shares(tried)).argmin()])
+    if limits.meets(nearest[None])[0]:
+        return nearest
     raise _infeasible(problem, limits, nearest, conflicts(problem, limits, tried))
 
 

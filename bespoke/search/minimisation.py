@@ -10,6 +10,7 @@ Source: regula falsi, on the front of the two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,9 @@ _SHORT = Round(16, 6, 4)
 """The round that tells whether a top-1 is reached under fewer limits."""
 
 
-def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
+def least(
+    problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes, after_round: Callable[[], None]
+) -> int:
     """Find the least of the metric, and remember all that is met on the way.
 
     Args:
@@ -46,6 +49,7 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
         goal: The metric and the least top-1.
         seen: Knows what is known before, and learns what is met; of that, the goal then allows at least one.
         anchor: A genome within the limits, (G,).
+        after_round: Called after each round.
 
     Returns:
         How many steps were taken.
@@ -72,6 +76,7 @@ def least(problem: Problem, goal: Cheapest, seen: Seen, anchor: Genomes) -> int:
             # What was refined may cost less than a round that failed could find.
             failed = min(failed if guess is None or high <= guess else guess, high * (1 - _LEAST_STEP))
             starts = np.concatenate([known[:1], starts])
+        after_round()
     if not len(best_seen(goal, seen, 1)):
         raise _unreached(problem, goal, seen)
     return steps

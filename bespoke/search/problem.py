@@ -63,9 +63,15 @@ class LatencyPricer(Protocol):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the interval that holds this share of latencies, both (N,).
 
-        Both ends rise with the prediction.
+        Both ends rise with the prediction; both are the prediction where nobody measured how far off it is.
         """
         ...
+
+
+def knows_its_error(latency: LatencyPricer) -> bool:
+    """Whether anybody measured how far off the predictions are: else there is no interval to tell."""
+    low, high = latency.interval_ms(np.ones(1))
+    return bool(low[0] < high[0])
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,7 @@ class Effort:
     """A limit on the search itself.
 
     A search is a sequence of rounds, which the product of both cuts off; so more effort knows all
-    that less effort knows, and never answers worse for the same seed and head start. Where alternatives are
-    asked for, that is no promise: a search for these may happen to meet a better answer.
+    that less effort knows, and never answers worse for the same seed and head start.
 
     Attributes:
         population: How many architectures climb side by side.
@@ -226,6 +231,14 @@ class Problem:
                 raise ConstraintInvalid(
                     "latency_ms", c.limit, "a latency limit only together with a latency table"
                 )
+            pricer = None if c.confidence is None else self.pricer(c)
+            if pricer is not None and not knows_its_error(pricer):
+                raise ConstraintInvalid(
+                    f"{c.name} confidence",
+                    c.confidence,
+                    "a latency table whose error on whole networks was measured, so that it has an interval; "
+                    "leave the confidence out to limit the prediction",
+                )
         self._check_goal()
         if not _whole(self.seed) or self.seed < 0:
             raise ConstraintInvalid("seed", self.seed, "a whole number, 0 or more")
@@ -264,8 +277,9 @@ class Candidate:
             [0, 1].
         metrics: Every metric of ``METRICS``; ``latency_ms`` only where the problem has a main pricer,
             and ``latency_ms:NAME`` of each named device.
-        latency_interval_ms: The table's 90% interval; None without a main pricer.
-        latency_intervals_ms: Those of the named devices' tables, by name.
+        latency_interval_ms: The table's 90% interval; None without a main pricer, or where its error was
+            never measured.
+        latency_intervals_ms: Those of the named devices' tables, by name; None as above.
     """
 
     architecture: Architecture
@@ -273,7 +287,7 @@ class Candidate:
     top1_interval: tuple[float, float]
     metrics: dict[str, float]
     latency_interval_ms: tuple[float, float] | None
-    latency_intervals_ms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    latency_intervals_ms: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

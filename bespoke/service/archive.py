@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from bespoke.search.archive import Archive, begin_from, look_up
+from bespoke.search.archive import Archive, begin_from, begin_with, look_up
 from bespoke.search.problem import Problem, SearchResult
 from bespoke.search.restriction import RestrictedSpace
 from bespoke.service.store import ArchiveKey, Store
@@ -66,7 +66,7 @@ class Archives:
     def begin(
         self, key: ArchiveKey, unlimited: Problem, problem: Problem, digest: str | None = None
     ) -> tuple[Problem, str] | None:
-        """Let the search for any question begin with what an archive knows.
+        """Let the search for any question begin with what an archive knows, and would answer.
 
         Args:
             key: What the problem's supernet, table of the main device and predictor are.
@@ -81,7 +81,12 @@ class Archives:
             NotFound: There is no generation with this digest.
         """
         archive = self._newest_of(key, unlimited) if digest is None else self._named(key, digest, unlimited)
-        return None if archive is None else (begin_from(problem, archive), archive.digest)
+        if archive is None:
+            return None
+        begun = begin_from(problem, archive)
+        if _is_plain(problem) and (found := look_up(problem, archive)) is not None:
+            begun = begin_with(begun, found.best)
+        return begun, archive.digest
 
     def missed(self, supernet: str, device_id: str | None) -> bool:
         """Note that a request found no archive; whether it is time to see to it that there is one."""

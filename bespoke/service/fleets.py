@@ -9,7 +9,15 @@ from bespoke.search.fleet import FleetMember, FleetResult
 from bespoke.search.fleet import fleet as cover
 from bespoke.search.problem import BYTES, Candidate, Effort
 from bespoke.service.orm import Fleet
-from bespoke.service.questions import Ground, check_effort, effort_json, ground, limits_json, problem
+from bespoke.service.questions import (
+    Ground,
+    check_effort,
+    effort_json,
+    ground,
+    limits_json,
+    problem,
+    told_effort,
+)
 from bespoke.service.schemas import FleetRequest, SearchRequest
 from bespoke.service.searching import begun, subnet_row
 from bespoke.service.workplace import Workplace
@@ -42,9 +50,7 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     ]
     grounds = [ground(place, one) for one in asked]
     names = _names(request)
-    posed = [
-        begun(place, base, problem(place, base, one), one) for base, one in zip(grounds, asked, strict=True)
-    ]
+    posed = [begun(place, base, problem(place, base, one)) for base, one in zip(grounds, asked, strict=True)]
     problems = {name: one for name, (one, _) in zip(names, posed, strict=True)}
     weights = {name: member.weight for name, member in zip(names, request.members, strict=True)}
     found = cover(problems, request.subnets, weights)
@@ -54,7 +60,7 @@ def answer_fleet(place: Workplace, request: FleetRequest) -> Fleet:
     ]
     origins = [origin for _, origin in posed]
     return place.store.add_fleet(
-        request=_complete(request, None if any(origins) else problems[names[0]].effort),
+        request=_complete(request, told_effort(request.effort, problems[names[0]].effort, *origins)),
         subnets=list({row["id"]: row for row in rows}.values()),
         answer={**_answer(found, [row["id"] for row in rows], grounds), "origins": origins},
     )
@@ -84,7 +90,7 @@ def _for_member(base: Ground, found: Candidate, served: FleetMember) -> Candidat
 
 
 def _complete(request: FleetRequest, effort: Effort | None) -> Json:
-    """A request with every default filled in; the effort is None where archives gave a head start."""
+    """A request with every default filled in (see ``told_effort``)."""
     members = [
         {
             "device": member.device,

@@ -27,9 +27,11 @@ __all__ = [
     "ground",
     "limits_json",
     "limits_of",
+    "names_effort",
     "objectives",
     "precision_of",
     "problem",
+    "told_effort",
     "unlimited",
 ]
 
@@ -144,6 +146,16 @@ def check_effort(asked: AskedEffort, wide: bool) -> None:
         raise ConstraintInvalid("effort", f"{effort.population} x {effort.generations}", allowed)
 
 
+def names_effort(asked: AskedEffort) -> bool:
+    """Whether a request says how long to search; who names nothing is answered by what is known."""
+    return any(value is not None for _, value in asked)
+
+
+def told_effort(asked: AskedEffort, made: Effort, *origins: Json | None) -> Effort | None:
+    """The effort to keep with an answer: none where a request named none, and archives had a part in it."""
+    return None if any(origins) and not names_effort(asked) else made
+
+
 def _effort(asked: AskedEffort) -> Effort:
     return Effort(**asked.model_dump(exclude_none=True))
 
@@ -210,7 +222,7 @@ def limits_of(constraints: Constraints) -> tuple[Constraint, ...]:
 def _minimise(request: SearchRequest) -> str | None:
     if request.min_top1 is None:
         return request.minimise
-    return request.minimise or "latency_ms"
+    return request.minimise or ("macs" if request.device is None else "latency_ms")
 
 
 def _allowed(request: SearchRequest) -> dict[str, list[float]]:

@@ -51,7 +51,7 @@ def _found_again(place: Workplace, row: Search, base: Ground, request: SearchReq
     head_start = ((row.answer or {}).get("origin") or {}).get("head_start")
     try:
         if head_start is not None:
-            return solve(*begun(place, base, posed, request, head_start), request)
+            return solve(*begun(place, base, posed, head_start), request)
         if archive is None:
             return solve(posed, None, request)
         found = look_up(place, base, posed, request, archive)

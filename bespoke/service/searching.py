@@ -9,14 +9,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bespoke import __version__
+from bespoke.search.archive import begin_with
 from bespoke.search.binding import LimitUse, limit_uses
 from bespoke.search.evolution import search
 from bespoke.search.front import Front, pareto_front
-from bespoke.search.problem import Candidate, HeadStart, Problem, latency_of
-from bespoke.search.restriction import encoded
+from bespoke.search.problem import Candidate, Problem, SearchResult, latency_of
 from bespoke.service.archive import key_of
 from bespoke.service.orm import Search, StoredSubnet
-from bespoke.service.questions import Ground, check_effort, complete, ground, objectives, problem, unlimited
+from bespoke.service.questions import (
+    Ground,
+    check_effort,
+    complete,
+    ground,
+    names_effort,
+    objectives,
+    problem,
+    told_effort,
+    unlimited,
+)
 from bespoke.service.schemas import SearchRequest
 from bespoke.service.store import ArchiveKey
 from bespoke.service.workplace import Workplace
@@ -70,7 +80,7 @@ def answer(place: Workplace, request: SearchRequest) -> tuple[Search, StoredSubn
     if known is not None:
         return known
     posed = problem(place, base, request)
-    found = look_up(place, base, posed, request) or solve(*begun(place, base, posed, request), request)
+    found = look_up(place, base, posed, request) or solve(*begun(place, base, posed), request)
     return _keep(place, request, base, posed, found, digest, time.perf_counter() - started)
 
 
@@ -92,7 +102,7 @@ def look_up(
     Raises:
         NotFound: There is no archive with this digest.
     """
-    if digest is None and (not place.settings.archives or request.pareto or _names_effort(request)):
+    if digest is None and (not place.settings.archives or request.pareto or names_effort(request.effort)):
         return None
     hit = place.archives.find(_key(base), posed, digest)
     if hit is None:
@@ -110,15 +120,14 @@ def look_up(
 
 
 def begun(
-    place: Workplace, base: Ground, posed: Problem, request: SearchRequest, digest: str | None = None
+    place: Workplace, base: Ground, posed: Problem, digest: str | None = None
 ) -> tuple[Problem, Json | None]:
-    """Let a search begin with what the archive knows, unless the request names an effort of its own.
+    """Let a search begin with what the archive knows.
 
     Args:
         place: The workplace.
         base: What the answer follows from.
         posed: The request's problem.
-        request: The request.
         digest: Of the archive to begin with; None for the newest one.
 
     Returns:
@@ -127,7 +136,7 @@ def begun(
     Raises:
         NotFound: There is no archive with this digest.
     """
-    if digest is None and (not place.settings.archives or _names_effort(request)):
+    if digest is None and not place.settings.archives:
         return posed, None
     hit = place.archives.begin(_key(base), unlimited(place, base), posed, digest)
     return (posed, None) if hit is None else (hit[0], {"head_start": hit[1]})
@@ -137,18 +146,16 @@ def _key(base: Ground) -> ArchiveKey:
     return key_of(base.entry.digest, base.main.revision if base.main else None, base.predictor.revision)
 
 
-def _names_effort(request: SearchRequest) -> bool:
-    return any(value is not None for _, value in request.effort)
-
-
 def solve(posed: Problem, origin: Json | None, request: SearchRequest) -> Found:
     """Search a request's problem, with the origin that ``begun`` gave; the same gives the same result.
 
     Where a front is asked for, the answer is no worse than the best of it.
     """
     metrics = objectives(request)
-    front = pareto_front(posed, metrics) if metrics else None
-    found = search(posed if front is None else _ahead(posed, front))
+    found, front = search(posed), None
+    if metrics:
+        front = pareto_front(posed, metrics)
+        found = _no_worse(posed, found, max(front.members, key=lambda member: member.top1))
     return Found(
         best=found.best,
         alternatives=found.alternatives,
@@ -160,11 +167,16 @@ def solve(posed: Problem, origin: Json | None, request: SearchRequest) -> Found:
     )
 
 
-def _ahead(posed: Problem, front: Front) -> Problem:
-    """A problem whose search also knows the members of a front."""
-    genomes = encoded(posed.space, [member.architecture for member in front.members])
-    found = HeadStart(genomes, posed.predictor.top1(genomes))
-    return replace(posed, head_start=HeadStart.together([posed.head_start, found]))
+def _no_worse(posed: Problem, found: SearchResult, other: Candidate) -> SearchResult:
+    """A result, or where another architecture is more accurate, that one with its own alternatives.
+
+    A search that began with the other one would be another search: more effort could then answer worse.
+    """
+    if other.top1 <= found.best.top1:
+        return found
+    if not posed.alternatives:
+        return replace(found, best=other)
+    return search(begin_with(posed, other))
 
 
 def _keep(
@@ -178,7 +190,7 @@ def _keep(
 ) -> tuple[Search, StoredSubnet]:
     content, rows = answer_json(base, request.device, found)
     return place.store.add_search(
-        request=complete(request, None if found.origin else posed.effort),
+        request=complete(request, told_effort(request.effort, posed.effort, found.origin)),
         request_digest=digest,
         subnets=rows,
         answer={
@@ -245,7 +257,7 @@ def _predicted(found: Candidate, bias: float) -> Json:
         "devices": {
             name: {
                 "latency_ms": found.metrics[latency_of(name)],
-                "latency_interval_ms": list(interval),
+                "latency_interval_ms": list(interval) if interval else None,
             }
             for name, interval in found.latency_intervals_ms.items()
         },

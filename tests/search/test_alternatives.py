@@ -5,6 +5,7 @@ import pytest
 
 from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, LatencyPricer, Problem, alternatives, restrict, search
+from bespoke.search.alternatives import Alternatives
 from bespoke.search.evaluator import Limits, prices_of
 from bespoke.search.goals import DIFFERENT, Goal, MostAccurate, differing
 from bespoke.search.seen import Seen
@@ -82,7 +83,9 @@ def test_alternatives_are_of_the_best_however_often_that_turns_out_to_be_another
 
     monkeypatch.setattr(alternatives, "refine", refining)
     goal = MostAccurate(limits, prices_of(problem)["macs"])
-    (other,) = alternatives.alternatives(space, goal, seen, 1)
+    others = Alternatives(space, goal, seen, 1)
+    others.look()
+    (other,) = others.found
     (best,) = alternatives.best_seen(goal, seen, 1)
     assert next(better, None) is None
     assert differing(space, other[None], best) >= DIFFERENT

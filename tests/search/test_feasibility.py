@@ -22,6 +22,7 @@ from bespoke.search.feasibility import feasible_genome
 from bespoke.supernet.architecture import Genomes, SearchSpace, encode, read_architecture
 from bespoke.supernet.cost import SlotTable, op_macs, op_weights
 from bespoke.supernet.errors import BudgetInfeasible
+from bespoke.supernet.genomes import mutate, sample
 from tests.conftest import random_predictor
 from tests.search.small_space import SmallSpace, every_genome
 
@@ -171,3 +172,45 @@ def test_which_limits_exclude_each_other_is_told_as_by_enumeration() -> None:
     assert refused > 10
     assert exact >= 0.9 * refused
     assert least >= 0.95 * refused
+
+
+class RandomDevice:
+    """A device whose ops take any time."""
+
+    overhead_ms = 0.0
+    additive = True
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.slots = SlotTable(space, lambda op: float(rng.uniform(0.05, 0.3)))
+
+    def latency_ms(self, genomes: Genomes) -> NDArray[np.float64]:
+        return self.slots.total(genomes)
+
+    def interval_ms(
+        self, latency_ms: NDArray[np.float64], confidence: float = 0.9
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return 0.9 * latency_ms, 1.1 * latency_ms
+
+
+@pytest.mark.parametrize("seed", [8, 10, 18])
+def test_a_refusal_never_names_a_nearest_network_that_meets_every_limit(
+    space: SearchSpace, predictor: MlpPredictor, seed: int
+) -> None:
+    devices = {name: RandomDevice(space, 2 * seed + i) for i, name in enumerate("ab")}
+    one, other = devices.values()
+    rng = np.random.default_rng(seed)
+    known = sample(space, 3000, rng)
+    for _ in range(25):  # towards what neither device can have much less of
+        best = known[np.argsort(one.latency_ms(known) + other.latency_ms(known))[:100]]
+        known = np.concatenate([best, *(mutate(space, best, 2 / best.shape[1], rng) for _ in range(6))])
+    for tight in known[:20]:
+        limits = tuple(
+            Constraint("latency_ms", 1.0005 * float(device.latency_ms(tight[None])[0]), device=name)
+            for name, device in devices.items()
+        )
+        problem = Problem(space, predictor, limits, devices=devices)
+        try:
+            assert Limits(problem).meets(feasible_genome(problem, Limits(problem), rng)[None])[0]
+        except BudgetInfeasible as error:
+            assert error.relax

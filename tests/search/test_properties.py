@@ -86,7 +86,7 @@ def test_whatever_is_returned_is_valid_canonical_and_within_its_limits(
 
 
 @few
-@given(efforts, efforts, st.floats(0.05, 0.6), st.integers(0, 5))
+@given(efforts, efforts, st.floats(0.05, 0.6), st.integers(0, 5), st.integers(0, 3))
 def test_more_effort_never_answers_worse(
     space: SearchSpace,
     predictor: MlpPredictor,
@@ -95,16 +95,20 @@ def test_more_effort_never_answers_worse(
     other: Effort,
     share: float,
     seed: int,
+    others: int,
 ) -> None:
     more = Effort(max(one.population, other.population), max(one.generations, other.generations))
     limits = constraints_of(space, latency, {"latency_ms": share})
-    found, better = (search(Problem(space, predictor, limits, latency, seed, e)) for e in (one, more))
+    found, better = (
+        search(Problem(space, predictor, limits, latency, seed, effort, alternatives=others))
+        for effort in (one, more)
+    )
     assert better.best.top1 >= found.best.top1
     assert better.evaluations >= found.evaluations
 
 
 @settings(parent=few, max_examples=4)
-@given(efforts, efforts, st.floats(0.68, 0.76), st.integers(0, 5))
+@given(efforts, efforts, st.floats(0.68, 0.76), st.integers(0, 5), st.integers(0, 1))
 def test_more_effort_never_costs_more_at_a_top1(
     space: SearchSpace,
     predictor: MlpPredictor,
@@ -113,10 +117,11 @@ def test_more_effort_never_costs_more_at_a_top1(
     other: Effort,
     min_top1: float,
     seed: int,
+    others: int,
 ) -> None:
     more = Effort(max(one.population, other.population), max(one.generations, other.generations))
     found, better = (
-        search(Problem(space, predictor, (), latency, seed, effort, {}, "latency_ms", min_top1)).best
+        search(Problem(space, predictor, (), latency, seed, effort, {}, "latency_ms", min_top1, others)).best
         for effort in (one, more)
     )
     assert better.metrics["latency_ms"] <= found.metrics["latency_ms"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from bespoke.search import Effort, Problem, search
 from bespoke.search import archive as growing
 from bespoke.service import archive, archiving, orm
 from bespoke.service.app import create_app
@@ -23,7 +24,7 @@ from bespoke.service.catalogue import Catalogue
 from bespoke.service.dependencies import Service
 from bespoke.service.improving import improved_by
 from bespoke.service.migrations import upgrade
-from bespoke.service.questions import ground, unlimited
+from bespoke.service.questions import ground, problem, unlimited
 from bespoke.service.schemas import SearchRequest
 from bespoke.service.settings import Settings
 from bespoke.service.store import Store
@@ -35,6 +36,7 @@ from tests.service.tables import profiled
 
 PATIENCE_S = 240
 QUICK = {"population": 8, "generations": 1}
+MORE = {"population": 24, "generations": 24}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -87,8 +89,15 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.1)
 
 
+def posed(service: tuple[Api, Service], device: str, budget_ms: float) -> Problem:
+    """What a plain request asks, for a search that knows of no archive."""
+    request = SearchRequest(supernet="tiny", device=device, constraints={"latency_ms": budget_ms})
+    place = service[1].place
+    return problem(place, ground(place, request), request)
+
+
 def test_a_table_that_lands_brings_an_archive_which_answers(
-    api: Api, board: tuple[str, tuple[float, float]]
+    api: Api, service: tuple[Api, Service], board: tuple[str, tuple[float, float]]
 ) -> None:
     device, (low, high) = board
     for share in (0.2, 0.5, 0.8):
@@ -96,11 +105,8 @@ def test_a_table_that_lands_brings_an_archive_which_answers(
         found = ask(api, device=device, constraints={"latency_ms": budget})
         assert found["archive"]
         assert found["subnet"]["predicted"]["latency_ms"] <= budget
-        whole = ask(
-            api, device=device, constraints={"latency_ms": budget}, effort={"population": 8, "generations": 1}
-        )
-        assert whole["archive"] is None
-        assert found["subnet"]["predicted"]["top1"] >= whole["subnet"]["predicted"]["top1"]
+        own = search(replace(posed(service, device, budget), effort=Effort(8, 1)))
+        assert found["subnet"]["predicted"]["top1"] >= own.best.top1
         assert api.client.search_result(found["id"]) == found
 
 
@@ -214,8 +220,25 @@ def test_questions_that_are_not_plain_are_searched_from_what_the_archive_knows(
     least = ask(api, device=device, devices={}, min_top1=plain["subnet"]["predicted"]["top1"])
     assert least["head_start"] == plain["archive"]
     assert least["subnet"]["predicted"]["latency_ms"] <= plain["subnet"]["predicted"]["latency_ms"]
-    own = ask(api, device=device, constraints=limits, alternatives=1, effort={"population": 8})
-    assert (own["archive"], own["head_start"]) == (None, None)
+
+
+@pytest.mark.parametrize("further", [{}, {"alternatives": 2}, {"pareto": True}])
+def test_to_name_an_effort_never_gives_a_worse_subnet_than_to_name_less_or_none(
+    api: Api, board: tuple[str, tuple[float, float]], further: dict[str, Any]
+) -> None:
+    device, (low, high) = board
+    for share in (0.15, 0.4, 0.7):
+        body = {"device": device, "constraints": {"latency_ms": low + share * (high - low)}, "seed": 3}
+        found = [
+            ask(api, **body),
+            *(ask(api, **body, **further, effort=effort) for effort in (QUICK, MORE, {"population": 96})),
+        ]
+        tops = [one["subnet"]["predicted"]["top1"] for one in found]
+        assert tops == sorted(tops)
+        for one in found[1:]:
+            assert (one["archive"], one["head_start"]) == (None, found[0]["archive"])
+            assert one["request"]["effort"]["population"] in (8, 24, 96)
+            assert api.request("POST", f"/v1/searches/{one['id']}/replay").status_code == 200
 
 
 def test_a_fleet_that_began_with_archives_does_so_when_it_is_asked_again(

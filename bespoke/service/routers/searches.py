@@ -6,8 +6,9 @@ from fastapi import APIRouter, Response
 
 from bespoke.service import answers, schemas
 from bespoke.service.archiving import start_build
-from bespoke.service.dependencies import Running, SearchKey
+from bespoke.service.dependencies import Running, SearchKey, Service
 from bespoke.service.improving import improved_by
+from bespoke.service.orm import Search, StoredSubnet
 from bespoke.service.problems import responses
 from bespoke.service.replaying import replay
 from bespoke.service.searching import answer
@@ -51,9 +52,7 @@ def create_search(_key: SearchKey, body: schemas.SearchRequest, service: Running
 @router.get("/{search_id}")
 def get_search(_key: SearchKey, search_id: schemas.ApiName, service: Running) -> schemas.Search:
     """A search and its answer, by how much it was beaten since, and how its verification goes."""
-    search, subnet = service.place.store.search(search_id)
-    better = improved_by(service.place, search, subnet)
-    return answers.search(search, subnet, service.place.store, better)
+    return _told(service, *service.place.store.search(search_id))
 
 
 @router.post("/{search_id}/replay", responses=responses(409))
@@ -62,5 +61,9 @@ def replay_search(_key: SearchKey, search_id: schemas.ApiName, service: Running)
 
     Where that cannot be, a 409 ``replay-differs`` names what has changed.
     """
-    search, subnet = replay(service.place, search_id)
-    return answers.search(search, subnet, service.place.store)
+    return _told(service, *replay(service.place, search_id))
+
+
+def _told(service: Service, search: Search, subnet: StoredSubnet) -> schemas.Search:
+    better = improved_by(service.place, search, subnet)
+    return answers.search(search, subnet, service.place.store, better)

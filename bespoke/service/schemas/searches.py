@@ -191,7 +191,8 @@ class Search(Outgoing):
     improved_by: float | None = Field(
         default=None,
         description="By how many points of top-1 the archive now beats it within the same limits; null where "
-        "it does not, and for questions that no archive answers. A point is 0.01 of top-1.",
+        "it does not, for questions that no archive answers, and in the answer to a POST. A point is 0.01 of "
+        "top-1.",
     )
     verified: Verified | None = Field(default=None, description="Where `verify` asked for it.")
     evaluations: int

@@ -18,11 +18,14 @@ class DeviceLatency(Outgoing):
     """A predicted latency on one of several devices."""
 
     latency_ms: float
-    latency_interval_ms: Range
+    latency_interval_ms: Range | None
 
 
 class Predicted(Outgoing):
-    """Predicted figures; intervals hold with a probability of 90%."""
+    """Predicted figures; intervals hold with a probability of 90%.
+
+    That of a latency is null where the error of its table was never measured on whole networks.
+    """
 
     top1: float = Field(description="Share of images whose class comes first, in [0, 1].")
     top1_interval: Range
