@@ -115,6 +115,20 @@ def test_an_imported_supernet_gives_subnets_once_there_are_images(
     assert np.isfinite(logits).all()
 
 
+def test_a_wrong_file_costs_no_download_but_its_own(address: str, tmp_path: Path) -> None:
+    root, kept = tmp_path / "zoo", tmp_path / "zoo" / ".downloads"
+    imported = ["zoo", "import", f"{address}/ofa_mbv3", "--zoo", root, "--resolutions", "32,64"]
+    with pytest.raises(FileInvalid, match=r"typo\.json"):
+        bespoke(*imported, "--predictor", tmp_path / "typo.json")
+    assert [path.name for path in kept.glob("*/*")] == ["ofa_mbv3"]
+    assert not zoo.names(root)
+    with pytest.raises(FileInvalid, match="run"):
+        bespoke("zoo", "import", f"{address}/cpu_lat@9ms/run.config", "--zoo", root)
+    assert [path.name for path in kept.glob("*/*")] == ["ofa_mbv3"]
+    bespoke(*imported)
+    assert not list(kept.iterdir())
+
+
 def test_a_specialised_network_needs_no_images_and_can_be_calibrated(
     published: Path, address: str, images: Path, tmp_path: Path
 ) -> None:

@@ -42,3 +42,29 @@ def test_a_confidence_is_a_share(confidence: object) -> None:
 def test_a_confidence_is_of_a_latency_only() -> None:
     with pytest.raises(ConstraintInvalid, match="latency_ms only"):
         Constraint("macs", 1e8, 0.9)
+
+
+class Uncertain:
+    """A device of whose predictions nobody measured how far off they are."""
+
+    additive = True
+    overhead_ms = 0.0
+
+    def __init__(self, inner: LatencyPricer) -> None:
+        self.slots, self.latency_ms = inner.slots, inner.latency_ms
+
+    def interval_ms(self, latency_ms: np.ndarray, confidence: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        return latency_ms, latency_ms
+
+
+def test_an_unknown_error_gives_no_interval_and_no_confidence(
+    space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
+) -> None:
+    device = Uncertain(latency)
+    found = search(Problem(space, predictor, (Constraint("latency_ms", 5),), device, effort=QUICK)).best
+    assert found.latency_interval_ms is None
+    with pytest.raises(ConstraintInvalid, match="whose error on whole networks was measured"):
+        Problem(space, predictor, (Constraint("latency_ms", 5, 0.95),), device)
+    named = Constraint("latency_ms", 5, 0.95, device="board")
+    with pytest.raises(ConstraintInvalid, match="latency_ms:board confidence"):
+        Problem(space, predictor, (named,), latency, devices={"board": device})

@@ -245,6 +245,19 @@ def test_accuracy_is_measured_on_a_data_set_with_the_classes_of_the_supernet(
         assert api.client.subnet(subnet_id)["predicted"]["macs"] <= 1.1e7
 
 
+def measured(top1: float, measured_top1: float, minimised: float | None) -> dict[str, Any]:
+    return {"top1": top1, "measured_top1": measured_top1, "minimised": minimised}
+
+
+def test_of_what_reaches_a_least_accuracy_the_cheapest_wins_and_without_any_nothing_does() -> None:
+    cheap, dear, short = measured(0.81, 0.805, 5.0), measured(0.83, 0.82, 9.0), measured(0.81, 0.79, 4.0)
+    assert verification.most_wanted([short, cheap, dear], 0.8) == cheap
+    assert verification.most_wanted([short, cheap, dear], 0.815) == dear
+    assert verification.most_wanted([short, cheap, dear], 0.83) is None
+    plain = [measured(0.82, 0.80, None), measured(0.81, 0.81, None), measured(0.83, 0.80, None)]
+    assert verification.most_wanted(plain, None) == plain[1]
+
+
 def test_a_real_agent_measures_what_was_found(random_zoo: Path, tmp_path: Path) -> None:
     settings = {"BESPOKE_ZOO": str(random_zoo), "BESPOKE_ARCHIVES": "false"}
     with local_service(tmp_path / "var", settings) as service:

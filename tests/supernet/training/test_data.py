@@ -44,6 +44,22 @@ def test_a_broken_image_is_skipped_and_named(folder: Path) -> None:
     assert [Path(p).name for p in images.skipped] == ["broken.png"]
 
 
+def test_other_kinds_of_images_are_read_and_what_is_none_is_named(folder: Path) -> None:
+    cats = folder / "train" / "cat"
+    for suffix in ("tif", "gif", "jfif", "ppm"):
+        kind = {"tif": "TIFF", "jfif": "JPEG"}.get(suffix, suffix.upper())
+        Image.fromarray(np.full((50, 50, 3), 200, np.uint8)).save(cats / f"more.{suffix}", kind)
+    (cats / "notes.txt").write_text("of cats")
+    (cats / ".DS_Store").write_text("")
+    (cats / "deeper").mkdir()
+    images = read_split(folder, "train", side=40)
+    assert len(images) == 10
+    assert sorted(Path(p).name for p in images.skipped) == ["deeper", "notes.txt"]
+    (folder / "val").rename(folder.parent / "elsewhere")
+    assert len(read_split(folder, "train", side=40).skipped) == 2
+    assert not read_split(folder, "val", side=40).skipped
+
+
 def test_dead_links_and_names_that_are_no_utf_8_do_not_stop_the_reading(folder: Path) -> None:
     cats = folder / "train" / "cat"
     (cats / "dead.png").symlink_to(folder / "gone.png")
