@@ -10,8 +10,9 @@ measured. ``--active`` adds a row in which half of our examples were chosen in r
 are left, for being unsure.
 
 JSON: ``learners`` with ``kendall_tau``, ``rmse`` (absolute top-1) and their standard deviations over the
-seeds, and ``fit_cpu_s``, by learner and count; ``selection_error`` (predicted less measured of the winners
-of simulated searches, cross-fitted, by number of candidates); ``mean_top1`` and ``sd_top1`` of the set.
+seeds, ``kendall_tau_across`` (of the pairs whose resolutions differ) and ``fit_cpu_s``, by learner and
+count; ``selection_error`` (predicted less measured of the winners of simulated searches, cross-fitted, by
+number of candidates); ``mean_top1`` and ``sd_top1`` of the set.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def measure(space: SearchSpace, dataset: AccuracyDataset, options: argparse.Name
     genomes = encode(space, dataset.architectures)
     top1 = np.array(dataset.top1) if options.raw else dataset.targets()
     counts = [count for count in options.counts if count <= len(top1) - options.unseen]
-    rows: dict[str, dict[int, list[tuple[float, float, float]]]] = {}
+    rows: dict[str, dict[int, list[tuple[float, float, float, float]]]] = {}
     for seed in range(options.seeds):
         order = np.random.default_rng([seed, 7]).permutation(len(top1))
         unseen, rest = order[: options.unseen], order[options.unseen :]
@@ -96,7 +97,8 @@ def measure(space: SearchSpace, dataset: AccuracyDataset, options: argparse.Name
                 began = time.process_time()
                 predicted = _predicted(name, space, (genomes[seen], top1[seen]), genomes[unseen], seed)
                 spent = time.process_time() - began
-                row = (kendall_tau(predicted, top1[unseen]), rmse(predicted, top1[unseen]), spent)
+                across = _tau_across(predicted, top1[unseen], genomes[unseen, -1])
+                row = (kendall_tau(predicted, top1[unseen]), rmse(predicted, top1[unseen]), across, spent)
                 rows.setdefault(name, {}).setdefault(count, []).append(row)
     return {
         "learners": {name: {n: _summary(runs) for n, runs in by.items()} for name, by in rows.items()},
@@ -118,13 +120,20 @@ def _predicted(
     return GUESSES[learner](space, *seen, unseen, seed)
 
 
-def _summary(runs: list[tuple[float, float, float]]) -> dict[str, float]:
-    tau, error, seconds = np.array(runs).T
+def _tau_across(predicted: Values, top1: Values, resolutions: Genomes) -> float:
+    """Kendall's tau of the pairs that are not of one resolution."""
+    first, second = np.nonzero(np.triu(resolutions[:, None] != resolutions))
+    return float(np.mean(np.sign(predicted[first] - predicted[second]) * np.sign(top1[first] - top1[second])))
+
+
+def _summary(runs: list[tuple[float, float, float, float]]) -> dict[str, float]:
+    tau, error, across, seconds = np.array(runs).T
     return {
         "kendall_tau": round(float(tau.mean()), 4),
         "kendall_tau_sd": round(float(tau.std()), 4),
         "rmse": round(float(error.mean()), 5),
         "rmse_sd": round(float(error.std()), 5),
+        "kendall_tau_across": round(float(across.mean()), 4),
         "fit_cpu_s": round(float(np.median(seconds)), 2),
     }
 
@@ -167,12 +176,13 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{result['subnets']} subnets, top-1 {result['mean_top1']:.4f} (sd {result['sd_top1']:.4f})")
-    print("learner        examples    tau   (sd)     RMSE    (sd)  CPU s")
+    print("learner        examples    tau   (sd)   across     RMSE    (sd)  CPU s")
     for name, by in result["learners"].items():
         for count, row in by.items():
             print(
                 f"{name:14} {count:8}  {row['kendall_tau']:.3f} ({row['kendall_tau_sd']:.3f})"
-                f"  {row['rmse']:.5f} ({row['rmse_sd']:.5f})  {row['fit_cpu_s']:5.1f}"
+                f"   {row['kendall_tau_across']:.3f}  {row['rmse']:.5f} ({row['rmse_sd']:.5f})"
+                f"  {row['fit_cpu_s']:5.1f}"
             )
     print("selection error by candidates:", result["selection_error"])
 
