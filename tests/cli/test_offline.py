@@ -63,6 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Latency
         profile=DeviceProfile("board", "onnxruntime", "1.20", "cpu", 1, "fp32", 1, {}),
         stats={key: LatencyStat(t, t, t, 10, 0) for key, t in ms.items()},
         correction=Correction(overhead_ms=0.1),
+        interval=0.05,
     )
     table.save(folder / "table.json")
     return folder / "predictor.json", folder / "table.json", table
@@ -169,7 +170,7 @@ def test_search_keeps_to_the_resolutions_that_are_asked_for(files: tuple[Path, P
 
 
 def test_search_limits_an_intervals_end_and_keeps_to_what_is_fixed_or_left(
-    files: tuple[Path, Path, LatencyTable],
+    files: tuple[Path, Path, LatencyTable], tmp_path: Path
 ) -> None:
     fixed = ("--fix", "resolution=96", "--exclude", "kernel=7", "--exclude", "kernel=5", "--fix", "expand=4")
     (answer,) = rows(search(files, "--latency-ms", 1.2, "--confidence", 0.9, *fixed, "--json"))
@@ -177,6 +178,12 @@ def test_search_limits_an_intervals_end_and_keeps_to_what_is_fixed_or_left(
     found = answer["architecture"]
     assert (found["resolution"], set(found["kernel"])) == (96, {3})
     assert set(found["expand"]) <= {3, 4}  # a block that is left out has the first choice
+    replace(files[2], interval=0.0).save(tmp_path / "uncertain.json")
+    uncertain = (files[0], tmp_path / "uncertain.json", files[2])
+    (answer,) = rows(search(uncertain, "--latency-ms", 1.2, "--json"))
+    assert answer["latency_interval_ms"] is None
+    done = search(uncertain, "--latency-ms", 1.2, "--confidence", 0.9)
+    assert (done.returncode, "whose error on whole networks was measured" in done.stderr) == (2, True)
     for wrong, complaint in (
         (("--fix", "resolution"), "resolution=128"),
         (("--exclude", "kernel=4"), "one of the choices"),

@@ -179,9 +179,16 @@ def test_the_latency_can_be_made_small_instead(api: Api, board: str) -> None:
     assert 0 < problem["feasible"]["top1"][1] < 0.999
 
 
+def test_without_a_device_a_least_top1_is_asked_of_the_fewest_macs(api: Api) -> None:
+    found = ask(api, min_top1=0.6)
+    assert found["request"]["minimise"] == "macs"
+    assert found["subnet"]["predicted"]["top1"] >= 0.6
+    assert found["subnet"]["predicted"]["macs"] < ask(api)["subnet"]["predicted"]["macs"]
+
+
 def test_a_request_that_contradicts_itself_is_named(api: Api, board: str, phone: str) -> None:
     assert refused(api, minimise="macs")["field"] == "minimise"
-    assert refused(api, min_top1=0.5)["field"] == "minimise"
+    assert refused(api, min_top1=0.5, minimise="latency_ms")["field"] == "minimise"
     assert refused(api, device=board, devices={board: {}})["field"] == "devices"
     assert refused(api, constraints={"latency_ms": 3})["field"] == "latency_ms"
     assert "latency" in refused(api, pareto={"metrics": ["top1", "latency_ms"]})["detail"]
