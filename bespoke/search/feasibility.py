@@ -2,8 +2,9 @@
 
 A limit on a maximum (peak memory) forbids single combinations of a slot. Limits on sums are
 weighed into one sum, whose exact minimum either meets every limit, or proves that none can, or
-says which limit to weigh more (a Lagrangian dual). What this leaves open, in rare mixtures and for
-latencies that are no sums, is settled by a short evolution on the violation, which always ends.
+says which limit to weigh more (a Lagrangian dual). What this leaves open is enumerated, exactly (see
+``labels``); for latencies that are no sums, and where there is too much to enumerate, a short evolution on
+the violation settles it, which always ends.
 
 The same proofs, on fewer limits, tell which of them exclude each other.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, minimise, slot_factors
 from bespoke.search.evaluator import Limits, Price, cheapest, limited_value, ranges_of
+from bespoke.search.labels import TooManyLabels, meeting_all
 from bespoke.search.problem import Problem
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, decode
@@ -39,12 +41,13 @@ def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) 
     """A genome that meets every limit, shape (G,).
 
     Raises:
-        BudgetInfeasible: There is none, or (for mixtures of limits on sums only) none was found.
+        BudgetInfeasible: There is none, or (for latencies that are no sums, and where there is too much to
+            enumerate) none was found.
     """
     smallest = extremes(problem.space)[0]
     if not limits.prices or limits.meets(smallest[None])[0]:
         return smallest
-    tried, open_question = _dual(problem, limits)
+    tried, open_question = _settled(problem, limits)
     if limits.meets(tried[-1:])[0]:
         return tried[-1]
     inexact = [price for price in limits.prices if price.exact]
@@ -61,21 +64,42 @@ def feasible_genome(problem: Problem, limits: Limits, rng: np.random.Generator) 
     raise _infeasible(problem, limits, nearest, conflicts(problem, limits, tried))
 
 
-def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
-    """Minimise weighted sums of the limited metrics until a genome fits or none can.
+def _settled(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
+    """By the dual, and where it leaves the question open by labels, whether anything meets the limits.
 
     Returns:
         The genomes that were met, of which the last one fits if any does, and whether the
         question is still open.
     """
+    tried, open_question, weights = _dual(problem, limits)
+    if not open_question or limits.meets(tried[-1:])[0] or any(price.exact for price in limits.prices):
+        return tried, open_question
+    sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
+    factors = [_shares(problem, price, limit) for price, limit in sums]
+    offsets = np.array([price.offset / limit for price, limit in sums])
+    try:
+        found = meeting_all(problem.space, factors, _forbidden(problem, limits), offsets, weights)
+    except TooManyLabels:
+        return tried, True
+    return (tried, False) if found is None else (np.concatenate([tried, found[None]]), True)
+
+
+def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool, NDArray[np.float64]]:
+    """Minimise weighted sums of the limited metrics until a genome fits or none can.
+
+    Returns:
+        The genomes that were met, of which the last one fits if any does; whether the question is still
+        open; and the weights of the limits on sums under which the least weighted sum was greatest.
+    """
     space = problem.space
     sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
     found = [minimise(space, slot_factors(space, p.slots), p.join)[1] for p in limits.prices if p.maximum]
+    weights = best = np.full(len(sums), 1 / max(1, len(sums)))
     if not sums:
-        return np.stack(found), False
+        return np.stack(found), False, best
     factors = [_shares(problem, price, limit) for price, limit in sums]
     forbidden = _forbidden(problem, limits)
-    weights = np.full(len(sums), 1 / len(sums))
+    highest = -np.inf
     for step in range(_DUAL_STEPS):
         joined = [
             Factor(parts[0].genes, sum((w * p.values for w, p in zip(weights, parts, strict=True)), ban))
@@ -83,17 +107,19 @@ def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
         ]
         value, genome = minimise(space, joined, np.add)
         if not np.isfinite(value):
-            return _with_minimisers(problem, [p for p, _ in sums], found), False
+            return _with_minimisers(problem, [p for p, _ in sums], found), False, best
         found.append(genome)
         if limits.meets(genome[None])[0]:
-            return np.stack(found), True
+            return np.stack(found), True, best
         offset = sum(w * p.offset / limit for w, (p, limit) in zip(weights, sums, strict=True))
+        if value + offset > highest:
+            highest, best = value + offset, weights
         if value + offset > 1 + _ROUNDING or len(sums) == 1:
-            return np.stack(found), False
+            return np.stack(found), False, best
         share = np.array([p.of(genome[None])[0] / limit for p, limit in sums])
         weights = weights * np.exp((share - 1) * 4 / (1 + step / 4))
-        weights /= weights.sum()
-    return np.stack(found), True
+        weights = weights / weights.sum()
+    return np.stack(found), True, best
 
 
 def _shares(problem: Problem, price: Price, limit: float) -> list[Factor]:
@@ -173,7 +199,7 @@ def _descended(problem: Problem, limits: Limits, genome: Genomes) -> Genomes:
 def conflicts(problem: Problem, limits: Limits, met: Genomes) -> list[list[str]]:
     """Which limits exclude each other, though any fewer of them do not, as far as is proved.
 
-    A set is told where the dual proves that nothing meets it; none of its subsets is. Latencies that
+    A set is told where it is proved that nothing meets it; none of its subsets is. Latencies that
     are no sums count as their slots say, but for one alone, which is held against its range.
 
     Args:
@@ -206,7 +232,7 @@ def _excluded(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
     if len(limits.prices) == 1 and limits.prices[0].exact:
         genomes = cheapest(problem.space, limits.prices[0])[None]
         return genomes, not limits.meets(genomes)[0]
-    genomes, open_question = _dual(problem, limits)
+    genomes, open_question = _settled(problem, limits)
     return genomes, not open_question and not limits.meets(genomes[-1:])[0]
 
 

@@ -13,6 +13,7 @@ from bespoke.search import (
     LatencyPricer,
     Problem,
     feasible_ranges,
+    labels,
     pareto_front,
     restrict,
     search,
@@ -170,7 +171,7 @@ def test_which_limits_exclude_each_other_is_told_as_by_enumeration() -> None:
         assert (values <= told).all(axis=1).any()
         least += (told / limits - 1).sum() <= excess + 1e-9
     assert refused > 10
-    assert exact >= 0.9 * refused
+    assert exact == refused
     assert least >= 0.95 * refused
 
 
@@ -193,24 +194,71 @@ class RandomDevice:
         return 0.9 * latency_ms, 1.1 * latency_ms
 
 
-@pytest.mark.parametrize("seed", [8, 10, 18])
-def test_a_refusal_never_names_a_nearest_network_that_meets_every_limit(
+@pytest.mark.parametrize("seed", [4, 8, 18])
+def test_limits_that_a_known_network_just_meets_are_never_refused(
     space: SearchSpace, predictor: MlpPredictor, seed: int
 ) -> None:
-    devices = {name: RandomDevice(space, 2 * seed + i) for i, name in enumerate("ab")}
-    one, other = devices.values()
+    devices = {name: RandomDevice(space, 3 * seed + i) for i, name in enumerate("abc")}
     rng = np.random.default_rng(seed)
     known = sample(space, 3000, rng)
-    for _ in range(25):  # towards what neither device can have much less of
-        best = known[np.argsort(one.latency_ms(known) + other.latency_ms(known))[:100]]
+    for _ in range(25):  # towards what no device can have much less of
+        total = np.sum([device.latency_ms(known) for device in devices.values()], axis=0)
+        best = known[np.argsort(total)[:100]]
         known = np.concatenate([best, *(mutate(space, best, 2 / best.shape[1], rng) for _ in range(6))])
-    for tight in known[:20]:
-        limits = tuple(
-            Constraint("latency_ms", 1.0005 * float(device.latency_ms(tight[None])[0]), device=name)
-            for name, device in devices.items()
-        )
-        problem = Problem(space, predictor, limits, devices=devices)
-        try:
+    for tight in known[:20:4]:
+        for names in ("ab", "abc"):
+            limits = tuple(
+                Constraint(
+                    "latency_ms", 1.0001 * float(devices[name].latency_ms(tight[None])[0]), device=name
+                )
+                for name in names
+            )
+            problem = Problem(space, predictor, limits, devices=devices)
             assert Limits(problem).meets(feasible_genome(problem, Limits(problem), rng)[None])[0]
+
+
+def test_whether_devices_and_memory_can_be_met_together_is_decided_as_by_enumeration() -> None:
+    space = SmallSpace()
+    predictor, genomes, rng = random_predictor(space), every_genome(space), np.random.default_rng(3)
+    met = conflicting = 0
+    for seed in range(40):
+        devices = {name: RandomDevice(space, 3 * seed + i) for i, name in enumerate("abc")}
+        latencies = [device.latency_ms(genomes) for device in devices.values()]
+        memory = prices(space, None)["peak_memory_bytes"].of(genomes)
+        values = np.stack([*latencies, memory], axis=1)
+        low, high = values.min(axis=0), values.max(axis=0)
+        limits = low + rng.uniform(0.0, 0.35, 4) * (high - low)
+        constraints = [
+            Constraint("latency_ms", float(v), device=name) for name, v in zip("abc", limits[:3], strict=True)
+        ]
+        constraints.append(Constraint("peak_memory_bytes", float(limits[3])))
+        problem = Problem(space, predictor, tuple(constraints), devices=devices)
+        possible = (values <= limits).all(axis=1).any()
+        try:
+            feasible_genome(problem, Limits(problem), rng)
+            assert possible
+            met += 1
         except BudgetInfeasible as error:
+            assert not possible
             assert error.relax
+            names = [constraint.name for constraint in constraints]
+            for conflict in error.conflicts:
+                together = [names.index(name) for name in conflict]
+                assert not (values <= limits)[:, together].all(axis=1).any()
+                conflicting += len(together) > 1
+    assert min(met, conflicting) > 5
+
+
+def test_where_there_is_too_much_to_enumerate_an_evolution_decides(
+    space: SearchSpace, predictor: MlpPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "MOST_LABELS", 1)
+    devices = {name: RandomDevice(space, i) for i, name in enumerate("ab")}
+    (one,) = sample(space, 1, np.random.default_rng(0))
+    limits = tuple(
+        Constraint("latency_ms", 0.85 * float(device.latency_ms(one[None])[0]), device=name)
+        for name, device in devices.items()
+    )
+    problem = Problem(space, predictor, limits, devices=devices)
+    found = feasible_genome(problem, Limits(problem), np.random.default_rng(0))
+    assert Limits(problem).meets(found[None])[0]
