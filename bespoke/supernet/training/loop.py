@@ -152,8 +152,10 @@ def train(
     if start:
         network.load_state_dict(start.network)
     group.same_weights(network)
-    with progress_bar(phases, [run.steps(phase) for phase in phases], bar and group.leads) as advance:
-        for number in range(start.phase if start else 0, len(phases)):
+    finished = start.phase if start else 0
+    lengths = [run.steps(phase) for phase in phases]
+    with progress_bar(phases, lengths, bar and group.leads, finished) as advance:
+        for number in range(finished, len(phases)):
             goes_on = start if start and start.phase == number and start.step else None
             _train_phase(run, number, goes_on, advance)
 
