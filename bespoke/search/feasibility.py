@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bespoke.search.elimination import Factor, minimise, slot_factors
 from bespoke.search.evaluator import Limits, Price, cheapest, limited_value, ranges_of
-from bespoke.search.labels import TooManyLabels, meeting_all
+from bespoke.search.labels import meeting_all
 from bespoke.search.problem import Problem
 from bespoke.search.restriction import of_base
 from bespoke.supernet.architecture import Genomes, decode
@@ -77,11 +77,8 @@ def _settled(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
     sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
     factors = [_shares(problem, price, limit) for price, limit in sums]
     offsets = np.array([price.offset / limit for price, limit in sums])
-    try:
-        found = meeting_all(problem.space, factors, _forbidden(problem, limits), offsets, weights)
-    except TooManyLabels:
-        return tried, True
-    return (tried, False) if found is None else (np.concatenate([tried, found[None]]), True)
+    found, settled = meeting_all(problem.space, factors, _forbidden(problem, limits), offsets, weights)
+    return (tried, not settled) if found is None else (np.concatenate([tried, found[None]]), True)
 
 
 def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool, NDArray[np.float64]]:

@@ -54,8 +54,8 @@ class _Part:
     cells: Cells
 
 
-class TooManyLabels(Exception):
-    """The question is too wide to be settled by labels."""
+class _TooMany(Exception):
+    """A part has more than ``MOST_LABELS``."""
 
 
 def meeting_all(
@@ -64,8 +64,8 @@ def meeting_all(
     forbidden: Sequence[NDArray[np.float64]],
     offsets: NDArray[np.float64],
     weights: NDArray[np.float64],
-) -> Genomes | None:
-    """A genome whose sums all stay within 1.
+) -> tuple[Genomes | None, bool]:
+    """A genome whose sums all stay within 1, if there is one.
 
     Args:
         space: The space.
@@ -75,10 +75,7 @@ def meeting_all(
         weights: Of the limits, (M,), not negative: those under which the least weighted sum is greatest.
 
     Returns:
-        Its genes, (G,); None where there is none.
-
-    Raises:
-        TooManyLabels: A part has more than ``MOST_LABELS``.
+        Its genes, (G,), or None; and whether that is settled, or there was too much to enumerate.
     """
     last = len(cardinalities(space)) - 1
     limit = np.append(1 - offsets, weights.sum() - weights @ offsets) + _ROUNDING
@@ -87,11 +84,14 @@ def meeting_all(
             _part(space, [own[slot] for own in factors], forbidden[slot], (last, resolution), weights)
             for slot in range(len(factors[0]))
         ]
-        found = _joined(space, parts, limit)
+        try:
+            found = _joined(space, parts, limit)
+        except _TooMany:
+            return None, False
         if found is not None:
             found[last] = resolution
-            return np.asarray(canonical(space, found[None])[0])
-    return None
+            return np.asarray(canonical(space, found[None])[0]), True
+    return None, True
 
 
 def _part(
@@ -107,6 +107,7 @@ def _part(
     cells: dict[tuple[int, ...], _Labels] = {}
     for place in np.ndindex(factors[0].values.shape):
         at = dict(zip(genes, place, strict=True))
+        # A slot that does not depend on the resolution is the same at each.
         if at.get(*held) != held[1] or not np.isfinite(forbidden[place]):
             continue
         shares = np.array([factor.values[place] for factor in factors])
@@ -172,14 +173,14 @@ def _kept(labels: _Labels, limit: NDArray[np.float64]) -> _Labels:
     """Those within a limit of which none is better in every share.
 
     Raises:
-        TooManyLabels: There are more than ``MOST_LABELS``.
+        _TooMany: There are more than ``MOST_LABELS``.
     """
     inside = labels.where(np.asarray((labels.shares <= limit).all(axis=1)))
     if len(inside.shares) > 1:
         inside = inside.where(np.unique(inside.shares, axis=0, return_index=True)[1])
         inside = inside.where(non_dominated(inside.shares[:, :-1]))
     if len(inside.shares) > MOST_LABELS:
-        raise TooManyLabels
+        raise _TooMany
     return inside
 
 
