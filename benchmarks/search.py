@@ -4,6 +4,11 @@
 
 ``floor_s`` is what a search cannot fall below with the predictions that it makes: the operations of
 their matrix products, over the rate at which one core of this machine takes such products.
+
+``--enumerated 100`` also solves so many random problems on parts of the space that can be enumerated (one
+depth, all resolutions, two values of one other dimension and one of the rest), and tells how often the
+search found the true optimum. Fronts are measured by ``python -m benchmarks.pareto``, archives by
+``python -m benchmarks.archive``.
 """
 
 from __future__ import annotations
@@ -22,8 +27,8 @@ from numpy.typing import NDArray
 from benchmarks.published import add_files, problem_of
 from bespoke.predictors import MlpPredictor
 from bespoke.predictors.blas import one_thread
-from bespoke.search import Constraint, Effort, Problem, search
-from bespoke.supernet.architecture import Genomes
+from bespoke.search import Constraint, Effort, Problem, restrict, search
+from bespoke.supernet.architecture import Genomes, SearchSpace, cardinalities
 
 
 def main() -> None:
@@ -36,7 +41,7 @@ def main() -> None:
     rate = _operations_a_second()
     for limit, row in budgets.items():
         row["floor_s"] = _operations(problem, float(limit), effort) / rate
-    report = {
+    report: dict[str, Any] = {
         "space": problem.space.name,
         "resolutions": list(problem.space.dimensions[-1].choices),
         "seeds": given.seeds,
@@ -45,6 +50,8 @@ def main() -> None:
         "gflops": rate / 1e9,
         "budgets": budgets,
     }
+    if given.enumerated:
+        report["enumerated"] = _enumerated(problem, given.enumerated)
     if given.json:
         print(json.dumps(report))
         return
@@ -55,6 +62,12 @@ def main() -> None:
             f"{limit:>9}  {row['top1_median']:11.5f}  {row['top1_best']:9.5f}"
             f"  {row['top1_worst']:10.5f}  {row['latency_ms']:10.3f}"
             f"  {row['cpu_s']:5.3f}  {row['floor_s']:7.3f}  {row['evaluations']:11.0f}"
+        )
+    if given.enumerated:
+        told = report["enumerated"]
+        print(
+            f"true optimum of {told['solved']} of {told['problems']} enumerated problems, each of "
+            f"{told['architectures']:.0f} architectures"
         )
 
 
@@ -75,6 +88,42 @@ def _measure(problem: Problem, limit: float, seeds: int, effort: Effort) -> dict
         "cpu_s": statistics.median(seconds),
         "evaluations": statistics.median(result.evaluations for result in results),
     }
+
+
+def _enumerated(problem: Problem, count: int) -> dict[str, float]:
+    """How many of so many random problems are solved, and how many architectures each has, as a median."""
+    rng, solved, sizes = np.random.default_rng(0), 0, []
+    for seed in range(count):
+        part = restrict(problem, _few_choices(problem.space, rng))
+        genomes = _every_genome(part.space)
+        assert part.latency is not None
+        latency_ms, top1 = part.latency.latency_ms(genomes), part.predictor.top1(genomes)
+        limit = float(np.quantile(latency_ms, rng.uniform(0.02, 0.98)))
+        asked = replace(part, constraints=(Constraint("latency_ms", limit),), seed=seed)
+        solved += search(asked).best.top1 >= top1[latency_ms <= limit].max()
+        sizes.append(len(genomes))
+    return {"problems": count, "solved": solved, "architectures": statistics.median(sizes)}
+
+
+def _few_choices(space: SearchSpace, rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
+    """One value of each dimension but the resolution, and two of one that is no depth."""
+    *dimensions, _ = space.dimensions
+    wide = str(rng.choice([d.name for d in dimensions if "depth" not in d.name]))
+    return {
+        d.name: tuple(rng.choice(d.choices, 2 if d.name == wide else 1, replace=False).tolist())
+        for d in dimensions
+        if "depth" not in d.name
+    } | {d.name: (d.choices[0],) for d in dimensions if "depth" in d.name}
+
+
+def _every_genome(space: SearchSpace) -> Genomes:
+    """All of a space whose depths are fixed, (N, G)."""
+    sizes = cardinalities(space)
+    free = np.flatnonzero((sizes > 1) & space.active(np.zeros((1, len(sizes)), np.int16))[0])
+    places = np.indices([int(sizes[gene]) for gene in free]).reshape(len(free), -1)
+    genomes = np.zeros((places.shape[1], len(sizes)), np.int16)
+    genomes[:, free] = places.T
+    return genomes
 
 
 @dataclass
@@ -139,6 +188,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--population", type=int, default=default.population)
     parser.add_argument("--generations", type=int, default=default.generations)
+    parser.add_argument("--enumerated", type=int, default=0, help="problems on parts that can be enumerated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
