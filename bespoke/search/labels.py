@@ -22,8 +22,12 @@ from bespoke.search.elimination import Factor
 from bespoke.search.pareto import non_dominated
 from bespoke.supernet.architecture import Genomes, SearchSpace, canonical, cardinalities
 
-MOST_LABELS = 20_000
-"""Of one part: beyond that a question stays open."""
+MOST_LABELS, MOST_SUMS, MOST_WIDE = 20_000, 400_000, 4_000
+"""Of one part; of two while they are joined; and of these where there are more than three sums, when each is
+compared with each. Beyond that a question stays open."""
+
+_FAST_SUMS = 4
+"""Up to three sums, and their weighted one: who dominates whom is then found in order."""
 
 _ROUNDING = 1e-9
 
@@ -55,7 +59,7 @@ class _Part:
 
 
 class _TooMany(Exception):
-    """A part has more than ``MOST_LABELS``."""
+    """There is too much to enumerate."""
 
 
 def meeting_all(
@@ -163,7 +167,13 @@ def _without(space: SearchSpace, gene: int, parts: Sequence[_Part], limit: NDArr
 
 
 def _sum(one: _Labels, other: _Labels) -> _Labels:
-    """Each of one part with each of another; they chose different genes."""
+    """Each of one part with each of another; they chose different genes.
+
+    Raises:
+        _TooMany: There are more than ``MOST_SUMS``.
+    """
+    if len(one.shares) * len(other.shares) > MOST_SUMS:
+        raise _TooMany
     shares = one.shares[:, None] + other.shares
     genomes = one.genomes[:, None] + other.genomes
     return _Labels(shares.reshape(-1, shares.shape[2]), genomes.reshape(-1, genomes.shape[2]))
@@ -173,12 +183,15 @@ def _kept(labels: _Labels, limit: NDArray[np.float64]) -> _Labels:
     """Those within a limit of which none is better in every share.
 
     Raises:
-        _TooMany: There are more than ``MOST_LABELS``.
+        _TooMany: There are too many to compare, or to go on with.
     """
     inside = labels.where(np.asarray((labels.shares <= limit).all(axis=1)))
-    if len(inside.shares) > 1:
-        inside = inside.where(np.unique(inside.shares, axis=0, return_index=True)[1])
-        inside = inside.where(non_dominated(inside.shares[:, :-1]))
+    if len(inside.shares) < 2:
+        return inside
+    inside = inside.where(np.unique(inside.shares, axis=0, return_index=True)[1])
+    if len(inside.shares) > (MOST_SUMS if inside.shares.shape[1] <= _FAST_SUMS else MOST_WIDE):
+        raise _TooMany
+    inside = inside.where(non_dominated(inside.shares[:, :-1]))
     if len(inside.shares) > MOST_LABELS:
         raise _TooMany
     return inside
