@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDE_KERNEL, SMALL_SIDE = 5, 6
-"""Kernels from the first on, on inputs up to the second: there it is faster, on 7 x 7 no more."""
+WIDE_KERNEL = 5
+"""Kernels from this side on, on maps smaller than themselves: there it is faster, on larger ones no more."""
 
 
 def depthwise_conv(x_NCHW: Tensor, kernel_C1KK: Tensor, stride: int) -> Tensor:
@@ -78,7 +78,7 @@ def _waits_for_padding(x_NCHW: Tensor, kernel_C1KK: Tensor) -> bool:
         and x_NCHW.dtype == kernel_C1KK.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and kernel_C1KK.shape[-1] >= WIDE_KERNEL
-        and max(x_NCHW.shape[2:]) <= SMALL_SIDE
+        and max(x_NCHW.shape[2:]) < kernel_C1KK.shape[-1]
     )
 
 
