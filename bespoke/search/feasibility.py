@@ -74,7 +74,7 @@ def _settled(problem: Problem, limits: Limits) -> tuple[Genomes, bool]:
     tried, open_question, weights = _dual(problem, limits)
     if not open_question or limits.meets(tried[-1:])[0] or any(price.exact for price in limits.prices):
         return tried, open_question
-    sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
+    sums = _sums(limits)
     factors = [_shares(problem, price, limit) for price, limit in sums]
     offsets = np.array([price.offset / limit for price, limit in sums])
     found, settled = meeting_all(problem.space, factors, _forbidden(problem, limits), offsets, weights)
@@ -89,7 +89,7 @@ def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool, NDArray[np.f
         open; and the weights of the limits on sums under which the least weighted sum was greatest.
     """
     space = problem.space
-    sums = [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
+    sums = _sums(limits)
     found = [minimise(space, slot_factors(space, p.slots), p.join)[1] for p in limits.prices if p.maximum]
     weights = best = np.full(len(sums), 1 / max(1, len(sums)))
     if not sums:
@@ -117,6 +117,11 @@ def _dual(problem: Problem, limits: Limits) -> tuple[Genomes, bool, NDArray[np.f
         weights = weights * np.exp((share - 1) * 4 / (1 + step / 4))
         weights = weights / weights.sum()
     return np.stack(found), True, best
+
+
+def _sums(limits: Limits) -> list[tuple[Price, float]]:
+    """The limits that are no maxima, and what each is on."""
+    return [(p, float(limit)) for p, limit in zip(limits.prices, limits.limits, strict=True) if not p.maximum]
 
 
 def _shares(problem: Problem, price: Price, limit: float) -> list[Factor]:
