@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +49,17 @@ class _Labels:
         return _Labels(self.shares[kept], self.genomes[kept])
 
 
-Cells = Mapping[tuple[int, ...], _Labels]
-"""Labels by the choices of a part's genes."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
+    """What stands for several slots once their other genes are eliminated.
+
+    Attributes:
+        genes: Those that it still depends on.
+        cells: Its labels by the choices of these; what cannot be has none.
+    """
+
     genes: tuple[int, ...]
-    cells: Cells
+    cells: Mapping[tuple[int, ...], _Labels]
 
 
 class _TooMany(Exception):
@@ -127,14 +131,12 @@ def _joined(space: SearchSpace, parts: Sequence[_Part], limit: NDArray[np.float6
     for gene in sorted(set(entered), key=lambda one: (entered.count(one), one)):
         here = [part for part in left if gene in part.genes]
         left = [part for part in left if gene not in part.genes]
-        rest = sum((_least(part, limit) for part in left), np.zeros(len(limit)))
-        left.append(_without(space, gene, here, limit - rest))
+        left.append(_without(space, gene, here, limit - _least(left, limit)))
     end = _Labels(np.zeros((1, len(limit))), np.zeros((1, len(cardinalities(space))), np.int16))
     for number, part in enumerate(left):
-        rest = sum((_least(other, limit) for other in left[number + 1 :]), np.zeros(len(limit)))
         if () not in part.cells:
             return None
-        end = _kept(_sum(end, part.cells[()]), limit - rest)
+        end = _kept(_sum(end, part.cells[()]), limit - _least(left[number + 1 :], limit))
     return end.genomes[0].copy() if len(end.shares) else None
 
 
@@ -147,14 +149,11 @@ def _without(space: SearchSpace, gene: int, parts: Sequence[_Part], limit: NDArr
         found: list[_Labels] = []
         for choice in range(int(sizes[gene])):
             at = {gene: choice, **dict(zip(genes, place, strict=True))}
-            own = [part.cells.get(tuple(at[g] for g in part.genes)) for part in parts]
-            if any(labels is None for labels in own):
+            places = [tuple(at[g] for g in part.genes) for part in parts]
+            if any(own not in part.cells for own, part in zip(places, parts, strict=True)):
                 continue
-            joined = own[0]
-            assert joined is not None
-            for labels in own[1:]:
-                assert labels is not None
-                joined = _kept(_sum(joined, labels), limit)
+            first, *others = (part.cells[own] for own, part in zip(places, parts, strict=True))
+            joined = reduce(lambda one, other: _kept(_sum(one, other), limit), others, first)
             genomes = joined.genomes.copy()
             genomes[:, gene] = choice
             found.append(_Labels(joined.shares, genomes))
@@ -197,8 +196,11 @@ def _kept(labels: _Labels, limit: NDArray[np.float64]) -> _Labels:
     return inside
 
 
-def _least(part: _Part, limit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a part uses of each limit at least."""
-    if not part.cells:
-        return np.full(len(limit), np.inf)
-    return np.asarray(np.min([labels.shares.min(axis=0) for labels in part.cells.values()], axis=0))
+def _least(parts: Sequence[_Part], limit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What parts use of each limit at least, each by itself, (M,)."""
+    total = np.zeros(len(limit))
+    for part in parts:
+        if not part.cells:
+            return np.full(len(limit), np.inf)
+        total += np.min([labels.shares.min(axis=0) for labels in part.cells.values()], axis=0)
+    return total
