@@ -69,6 +69,7 @@ from bespoke.supernet.training.evaluation import (
     module_score,
     subnet_top1,
 )
+from bespoke.supernet.training.initialisation import initialised
 from bespoke.supernet.training.phase import Phase, scaled
 from bespoke.supernet.training.processes import Group, device_of
 from bespoke.supernet.training.recipes import recipe
@@ -224,9 +225,7 @@ def _fixed_top1(setup: Setup, space: FixedNetwork, name: str, seed: int) -> floa
 
 def _run(setup: Setup, space: SearchSpace, phases: Sequence[Phase], name: str, seed: int) -> ChainSupernet:
     options = setup.options
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = ChainSupernet(space)
+    network = initialised(space, seed)
     folder = setup.run / "runs" / name
     loop.train(
         network, setup.training, phases, folder, batch=options.batch, seed=seed, device=options.device,

@@ -132,7 +132,9 @@ class BasicBlock(nn.Module):
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out))
-        self.second = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out))
+        norm = nn.BatchNorm2d(out)
+        nn.init.zeros_(norm.weight)  # what the supernet's own blocks begin with
+        self.second = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1, bias=False), norm)
         same = stride == 1 and width == out
         shortcut = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
         self.shortcut: nn.Module = nn.Identity() if same else shortcut

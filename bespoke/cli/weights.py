@@ -86,18 +86,16 @@ def train(
     gap: Annotated[bool, typer.Option(help="Measure the statistics table against re-calibration.")] = True,
 ) -> None:
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
-    import torch
-
     from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
     from bespoke.predictors.card import hold_out, image_fields, training_seed
     from bespoke.predictors.dataset import FEWEST_SUBNETS, drawn
     from bespoke.supernet import zoo
-    from bespoke.supernet.networks.chain import ChainSupernet
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.statistics import check_covered
     from bespoke.supernet.training.collection import table_architectures
     from bespoke.supernet.training.data import read_splits, side_for
     from bespoke.supernet.training.fine_tuning import check_head_is_trained, like, start_from
+    from bespoke.supernet.training.initialisation import initialised
     from bespoke.supernet.training.loop import check_batch
     from bespoke.supernet.training.loop import train as run_phases
     from bespoke.supernet.training.phase import Phase, scaled, with_epochs
@@ -149,8 +147,7 @@ def train(
     seen = image_fields(data, images, held_out, held_by)  # before hours in which files may come and go
     chosen = chosen_of(len(images.classes))
     phases = phases_of(chosen)
-    torch.manual_seed(seed)
-    network = ChainSupernet(chosen)
+    network = initialised(chosen, seed)
     if started:
         new_head = start_from(network, started)
         if new_head:

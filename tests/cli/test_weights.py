@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,20 @@ def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, P
     predictor = read_predictor(entry.folder, entry.space)
     assert search(Problem(entry.space, predictor, (Constraint("macs", 1e6),))).best.metrics["macs"] <= 1e6
     assert (run / "log.csv").read_text().count("\n") == 7
+
+
+def test_two_processes_of_torchrun_finish_a_run_as_one_does(
+    trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    train = ("train", "--data", photos, "--out", tmp_path / "mine", "--run", run, *begun, *SHORT)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "bespoke.cli")
+    ended = subprocess.run(
+        [sys.executable, "-m", *torchrun, *map(str, train)], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == json.loads(trained[2])  # one of them prints it
+    assert zoo.entry("mine", tmp_path).card == json.loads(trained[2])
 
 
 def test_pictures_are_drawn_from_the_card(trained: tuple[Path, Path, str], tmp_path: Path) -> None:

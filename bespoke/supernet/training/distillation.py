@@ -1,7 +1,7 @@
-"""The losses of one step: labels, and the soft answers of a teacher.
+"""The losses of one step: labels, and the soft answers of a teacher, both with weight one.
 
-In a sandwich the largest subnet of the step teaches the others (in-place distillation). Elsewhere a
-frozen network teaches, and each subnet learns from the labels too, both with weight one.
+All subnets learn from the labels. In a sandwich the largest subnet of the step teaches the others
+(in-place distillation); elsewhere a frozen network teaches all.
 
 Source: Once-for-All (ICLR 2020); its authors run the teacher on the batch's own BN statistics.
 """
@@ -59,9 +59,9 @@ def accumulate_gradients(
         network: The supernet.
         x_NCHW: Normalised images.
         labels_N: Their classes.
-        architectures: What runs. Without a teacher the first one learns from the labels, and the
-            others from its answers alone.
-        soft_NC: A teacher's answers; all subnets learn from them and from the labels.
+        architectures: What runs. All learn from the labels; without a teacher's answers the first
+            one teaches the others.
+        soft_NC: A teacher's answers.
         normalise: Where each subnet's BN gets its statistics.
         bf16: Whether to compute in half precision where that is safe.
 
@@ -74,9 +74,7 @@ def accumulate_gradients(
             logits_NC = network(x_NCHW, architecture, normalise(architecture))
         # Half precision ends here: small probabilities would be lost in it.
         logits_NC = logits_NC.float()
-        loss = logits_NC.new_zeros(())
-        if number == 0 or soft_NC is not None:
-            loss = F.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
+        loss = F.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
         if number == 0:
             first_loss = float(loss.detach())
         if in_place_NC is not None:

@@ -29,7 +29,7 @@ class Phase:
         random_subnets: How many random subnets run in a step.
         subnets: What runs in a step. ``largest``: the largest subnet alone, on the labels.
             ``sandwich``: the largest on the labels; the smallest and random ones on its soft
-            answers. ``random``: random ones, on the labels and on the soft answers of a frozen
+            answers too. ``random``: random ones, on the labels and on the soft answers of a frozen
             copy of the largest, as it was when the first such phase began.
         smallest_area: Smallest share of an image that a training crop covers.
         open_choices: (dimension, how many of its largest choices may be drawn); a dimension that

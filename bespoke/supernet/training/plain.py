@@ -1,9 +1,11 @@
 """The plain recipe: largest first, then sandwich sampling, then sandwich sampling at full size.
 
-In a sandwich step the largest subnet learns from the labels, and the smallest and a random one from
-its soft answers. It is the baseline that progressive shrinking is measured against.
+In a sandwich step the largest subnet, the smallest and a random one learn from the labels, and the
+two others from the largest one's soft answers too. It is the baseline that progressive shrinking is
+measured against.
 
-Source: Yu & Huang, Universally Slimmable Networks (ICCV 2019): sandwich rule, in-place distillation.
+Source: Yu & Huang, Universally Slimmable Networks (ICCV 2019): sandwich rule, in-place
+distillation; there the smaller subnets see no labels, and in short trainings learn less.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_a_sandwich_is_the_largest_the_smallest_and_random_ones() -> None:
     assert len(found) == 4
 
 
-def test_gradients_of_the_subnets_add_up() -> None:
+def test_in_a_sandwich_all_learn_from_labels_and_the_largest_teaches_the_rest() -> None:
     images = torch.randn(4, 3, 32, 32)
     labels = torch.tensor([0, 1, 0, 1])
     pair: list[Architecture] = [largest(TINY), smallest(TINY)]
@@ -102,7 +102,9 @@ def test_gradients_of_the_subnets_add_up() -> None:
     assert not torch.allclose(together, alone)
     soft = network(images, pair[0]).detach().softmax(1)
     network.zero_grad()
-    torch.nn.functional.cross_entropy(network(images, pair[1]), soft).backward()
+    logits_NC = network(images, pair[1])
+    loss = torch.nn.functional.cross_entropy(logits_NC, labels, label_smoothing=0.1)
+    (loss + torch.nn.functional.cross_entropy(logits_NC, soft)).backward()
     rest = network.slots["classifier"].linear.bias.grad  # type: ignore[union-attr]
     torch.testing.assert_close(together, alone + rest, rtol=1e-4, atol=1e-5)
 
