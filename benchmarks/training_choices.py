@@ -1,0 +1,179 @@
+"""What two choices of the training recipes are worth in short trainings.
+
+    python -m benchmarks.training_choices --data imagenette2-160 --run RUN [--json]
+
+initialisation  The largest subnet and the smallest one, each trained alone for ``--epochs``: with residual
+                blocks that begin silent, as everything is trained here, and with He's weights alone.
+sandwich        A supernet, an epoch of the largest subnet and three of the sandwich: all subnets learn from
+                the labels, as everything is trained here, and the largest alone does.
+
+Top-1 on the validation images, BN statistics re-calibrated. A run that was cut off goes on where its folder
+says; ``--what`` takes one of the two.
+
+JSON: ``initialisation`` and ``sandwich``: top-1 by choice and subnet; ``epochs``, ``side``, ``seed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bespoke.predictors.card import hold_out
+from bespoke.supernet.architecture import Architecture, SearchSpace
+from bespoke.supernet.errors import BespokeError
+from bespoke.supernet.genomes import largest, random_architecture, smallest
+from bespoke.supernet.networks.chain import ChainSupernet
+from bespoke.supernet.spaces import FixedNetwork
+from bespoke.supernet.spaces import space as make_space
+from bespoke.supernet.training import loop
+from bespoke.supernet.training.data import ImageSet, read_splits
+from bespoke.supernet.training.distillation import LABEL_SMOOTHING, NormaliseFor, batch_statistics
+from bespoke.supernet.training.evaluation import LabelledImages, calibrated_statistics, subnet_top1
+from bespoke.supernet.training.initialisation import initialised
+from bespoke.supernet.training.phase import Phase
+from bespoke.supernet.training.processes import Group, device_of
+
+SPACE = "ofa-mobilenetv3-w1.0"
+RATE = 2e-3
+RANDOM = 4
+"""Subnets whose mean top-1 is told of a supernet."""
+
+
+class Trainings:
+    """What all trainings have in common: images, options, the folder."""
+
+    def __init__(self, options: argparse.Namespace, training: ImageSet, validation: ImageSet) -> None:
+        self.options, self.training = options, training
+        self.validation = LabelledImages(validation)
+
+    def initialisation(self) -> dict[str, dict[str, float]]:
+        """Top-1 of networks that are trained alone, by what they begin on."""
+        space = make_space(SPACE, (self.options.side,), len(self.training.classes))
+        begin: dict[str, Callable[[SearchSpace], ChainSupernet]] = {
+            "silent": lambda network: initialised(network, self.options.seed),
+            "he": self._he,
+        }
+        found: dict[str, dict[str, float]] = {}
+        for choice, make in begin.items():
+            found[choice] = {}
+            for size, architecture in {"largest": largest(space), "smallest": smallest(space)}.items():
+                fixed = FixedNetwork(architecture.id, space.plan(architecture).ops)
+                phase = Phase("alone", self.options.epochs, RATE, (self.options.side,), subnets="largest")
+                network = self._trained(make(fixed), [phase], f"{choice}-{size}")
+                found[choice][size] = self._top1(network, largest(fixed))
+        return found
+
+    def sandwich(self) -> dict[str, dict[str, float]]:
+        """Top-1 of a supernet's subnets, by which of them learn from the labels."""
+        space = make_space(SPACE, (self.options.sandwich_side,), len(self.training.classes))
+        side, rng = (self.options.sandwich_side,), np.random.default_rng(1)
+        randoms = [random_architecture(space, rng) for _ in range(RANDOM)]
+        phases = [Phase("largest", 1, RATE, side, subnets="largest"), Phase("sandwich", 3, RATE, side)]
+        labels: dict[str, AbstractContextManager[object]] = {
+            "labels_for_all": nullcontext(),
+            "labels_for_the_largest": _labels_for_the_largest(),
+        }
+        found = {}
+        for choice, changed in labels.items():
+            with changed:
+                network = self._trained(initialised(space, self.options.seed), phases, choice)
+            found[choice] = {
+                "largest": self._top1(network, largest(space)),
+                "smallest": self._top1(network, smallest(space)),
+                "random": round(float(np.mean([self._top1(network, a) for a in randoms])), 4),
+            }
+        return found
+
+    def _he(self, space: SearchSpace) -> ChainSupernet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            return ChainSupernet(space)
+
+    def _trained(self, network: ChainSupernet, phases: Sequence[Phase], name: str) -> ChainSupernet:
+        loop.train(
+            network, self.training, phases, self.options.run / name, batch=self.options.batch,
+            seed=self.options.seed, device=self.options.device,
+            report=lambda line: print(f"{name}: {line}", flush=True) if not self.options.json else None,
+        )  # fmt: skip
+        return network.cpu().eval()
+
+    def _top1(self, network: ChainSupernet, architecture: Architecture) -> float:
+        own = calibrated_statistics(network, architecture, self.training)
+        top1 = subnet_top1(network, architecture, own, self.validation, device=self.options.device)
+        return round(top1, 4)
+
+
+@contextmanager
+def _labels_for_the_largest() -> Iterator[None]:
+    """Train as the sandwich rule was published: the smaller subnets see the largest one's answers alone."""
+
+    def accumulate_gradients(
+        network: ChainSupernet,
+        x_NCHW: Tensor,
+        labels_N: Tensor,
+        architectures: Sequence[Architecture],
+        *,
+        soft_NC: Tensor | None = None,
+        normalise: NormaliseFor = batch_statistics,
+        bf16: bool = False,
+    ) -> float:
+        assert soft_NC is None
+        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
+            first_NC = network(x_NCHW, architectures[0], normalise(architectures[0])).float()
+        loss = F.cross_entropy(first_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
+        loss.backward()
+        for architecture in architectures[1:]:
+            with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
+                logits_NC = network(x_NCHW, architecture, normalise(architecture)).float()
+            F.cross_entropy(logits_NC, first_NC.detach().softmax(1)).backward()
+        return float(loss.detach())
+
+    with mock.patch.object(loop, "accumulate_gradients", accumulate_gradients):
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="image folder")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the trainings: resumes")
+    both = ("initialisation", "sandwich")
+    parser.add_argument("--what", nargs="+", default=both, choices=both)
+    parser.add_argument("--epochs", type=float, default=5, help="of the networks that are trained alone")
+    parser.add_argument("--side", type=int, default=64, help="of their images, in pixels")
+    parser.add_argument("--sandwich-side", type=int, default=48, help="of the supernets' images")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, help="of each split, at most: for trying the command out")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        found = run(options)
+    except BespokeError as error:
+        raise SystemExit(f"benchmarks.training_choices: {error}") from error
+    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+
+
+def run(options: argparse.Namespace) -> dict[str, object]:
+    """What was asked for, each under its name."""
+    device_of(options.device)
+    splits = read_splits(options.data, 160, options.run / "images", Group())
+    if options.images:
+        splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
+    training, _ = hold_out(splits[0], seed=0)
+    trainings = Trainings(options, training, splits[1])
+    found: dict[str, object] = {what: getattr(trainings, what)() for what in options.what}
+    return found | {"epochs": options.epochs, "side": options.side, "seed": options.seed}
+
+
+if __name__ == "__main__":
+    main()
