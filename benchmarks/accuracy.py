@@ -43,12 +43,13 @@ from benchmarks.baselines import (
     module_onnx,
     resnet18,
 )
+from benchmarks.images import read_images
 from benchmarks.latency_table import profile_here
 from benchmarks.plain_training import optimiser_of, plain_step, train_module
 from bespoke.agent import ChildBench
 from bespoke.latency_tables import EFFORTS, LatencyTable, plan_profiling
 from bespoke.predictors import read_predictor
-from bespoke.predictors.card import hold_out, measure_accuracy
+from bespoke.predictors.card import measure_accuracy
 from bespoke.search import Constraint, Problem, feasible_ranges, search
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture, SearchSpace
@@ -61,7 +62,7 @@ from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.subnet import extract, fold, load_supernet
 from bespoke.supernet.training import loop
 from bespoke.supernet.training.averaging import WeightAverage
-from bespoke.supernet.training.data import ImageSet, augmented, normalised, read_splits, training_batch
+from bespoke.supernet.training.data import ImageSet, augmented, normalised, training_batch
 from bespoke.supernet.training.distillation import accumulate_gradients
 from bespoke.supernet.training.evaluation import (
     LabelledImages,
@@ -489,12 +490,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     entry = zoo.entry(options.supernet, options.zoo)
     if 4 in options.items:
         check_plain(entry.space.plan(largest(entry.space)).ops)
-    splits = read_splits(options.data, options.side, options.run / "images", Group())
-    if options.images:
-        splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
-    # Without the images that the supernet was not trained on either.
-    training, _ = hold_out(splits[0], seed=int(entry.card.get("seed", 0)))
-    setup = Setup(options, entry, training, LabelledImages(splits[1]))
+    training, validation = read_images(options, options.side, int(entry.card.get("seed", 0)))
+    setup = Setup(options, entry, training, LabelledImages(validation))
     setup.claim(options.items)
     return {f"item_{item}": ITEMS[item](setup) for item in options.items}
 

@@ -24,10 +24,10 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bespoke.predictors.card import hold_out
+from benchmarks.images import read_images
 from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import BespokeError
 from bespoke.supernet.genomes import largest, random_architecture, smallest
@@ -35,15 +35,17 @@ from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.spaces import space as make_space
 from bespoke.supernet.training import loop
-from bespoke.supernet.training.data import ImageSet, read_splits
-from bespoke.supernet.training.distillation import LABEL_SMOOTHING, NormaliseFor, batch_statistics
+from bespoke.supernet.training.data import ImageSet
+from bespoke.supernet.training.distillation import NormaliseFor, accumulate_gradients, soft_answers
 from bespoke.supernet.training.evaluation import LabelledImages, calibrated_statistics, subnet_top1
 from bespoke.supernet.training.initialisation import initialised
 from bespoke.supernet.training.phase import Phase
-from bespoke.supernet.training.processes import Group, device_of
+from bespoke.supernet.training.processes import device_of
 
 SPACE = "ofa-mobilenetv3-w1.0"
 RATE = 2e-3
+SIDE = 160
+"""Of the kept images, in pixels."""
 RANDOM = 4
 """Subnets whose mean top-1 is told of a supernet."""
 
@@ -94,9 +96,11 @@ class Trainings:
         return found
 
     def _he(self, space: SearchSpace) -> ChainSupernet:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.options.seed)
-            return ChainSupernet(space)
+        network = initialised(space, self.options.seed)
+        for name, parameter in network.named_parameters():
+            if name.endswith("projection_bn.weight"):
+                nn.init.ones_(parameter)
+        return network
 
     def _trained(self, network: ChainSupernet, phases: Sequence[Phase], name: str) -> ChainSupernet:
         loop.train(
@@ -116,28 +120,27 @@ class Trainings:
 def _labels_for_the_largest() -> Iterator[None]:
     """Train as the sandwich rule was published: the smaller subnets see the largest one's answers alone."""
 
-    def accumulate_gradients(
+    def published(
         network: ChainSupernet,
         x_NCHW: Tensor,
         labels_N: Tensor,
         architectures: Sequence[Architecture],
         *,
-        soft_NC: Tensor | None = None,
-        normalise: NormaliseFor = batch_statistics,
-        bf16: bool = False,
+        soft_NC: Tensor | None,
+        normalise: NormaliseFor,
+        bf16: bool,
     ) -> float:
         assert soft_NC is None
-        with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
-            first_NC = network(x_NCHW, architectures[0], normalise(architectures[0])).float()
-        loss = F.cross_entropy(first_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
-        loss.backward()
-        for architecture in architectures[1:]:
+        first, *others = architectures
+        loss = accumulate_gradients(network, x_NCHW, labels_N, [first], normalise=normalise, bf16=bf16)
+        soft_NC = soft_answers(network, x_NCHW, first, normalise=normalise, bf16=bf16)
+        for architecture in others:
             with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
-                logits_NC = network(x_NCHW, architecture, normalise(architecture)).float()
-            F.cross_entropy(logits_NC, first_NC.detach().softmax(1)).backward()
-        return float(loss.detach())
+                logits_NC = network(x_NCHW, architecture, normalise(architecture))
+            F.cross_entropy(logits_NC.float(), soft_NC).backward()
+        return loss
 
-    with mock.patch.object(loop, "accumulate_gradients", accumulate_gradients):
+    with mock.patch.object(loop, "accumulate_gradients", published):
         yield
 
 
@@ -166,11 +169,7 @@ def main() -> None:
 def run(options: argparse.Namespace) -> dict[str, object]:
     """What was asked for, each under its name."""
     device_of(options.device)
-    splits = read_splits(options.data, 160, options.run / "images", Group())
-    if options.images:
-        splits = tuple(s.split(min(options.images, len(s)))[1] for s in splits)  # type: ignore[assignment]
-    training, _ = hold_out(splits[0], seed=0)
-    trainings = Trainings(options, training, splits[1])
+    trainings = Trainings(options, *read_images(options, SIDE))
     found: dict[str, object] = {what: getattr(trainings, what)() for what in options.what}
     return found | {"epochs": options.epochs, "side": options.side, "seed": options.seed}
 

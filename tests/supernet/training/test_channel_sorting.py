@@ -10,17 +10,10 @@ from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.genomes import largest
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.ops import make_divisible
-from bespoke.supernet.spaces import OfaMobileNetV3, OfaProxyless, OfaResNet50
 from bespoke.supernet.training.channel_sorting import sort_channels
 from bespoke.supernet.training.phase import Phase, step_architectures
 from bespoke.supernet.training.recipes import recipe
-from tests.supernet.training.tiny import NARROW, fresh
-
-SPACES: tuple[SearchSpace, ...] = (
-    OfaMobileNetV3(0.4, (32,), 3),
-    OfaProxyless(0.4, (32,), 3),
-    OfaResNet50((32,), 3),
-)
+from tests.supernet.training.tiny import NARROW, SPACES, fresh
 
 
 def shaken(space: SearchSpace) -> ChainSupernet:

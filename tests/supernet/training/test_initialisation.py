@@ -7,14 +7,8 @@ import torch
 
 from bespoke.supernet.architecture import SearchSpace, read_architecture
 from bespoke.supernet.genomes import largest
-from bespoke.supernet.spaces import OfaMobileNetV3, OfaProxyless, OfaResNet50
 from bespoke.supernet.training.initialisation import initialised
-
-SPACES: tuple[SearchSpace, ...] = (
-    OfaMobileNetV3(0.4, (32,), 3),
-    OfaProxyless(0.4, (32,), 3),
-    OfaResNet50((32,), 3),
-)
+from tests.supernet.training.tiny import SPACES
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

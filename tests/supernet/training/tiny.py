@@ -7,11 +7,16 @@ import torch
 
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.networks.chain import ChainSupernet
-from bespoke.supernet.spaces import OfaMobileNetV3
+from bespoke.supernet.spaces import OfaMobileNetV3, OfaProxyless, OfaResNet50
 from bespoke.supernet.statistics import StatisticsTable, table_layout
 from bespoke.supernet.training.data import ImageSet
 
 NARROW = OfaMobileNetV3(0.2, (32,), 2)
+SPACES: tuple[SearchSpace, ...] = (
+    OfaMobileNetV3(0.4, (32,), 3),
+    OfaProxyless(0.4, (32,), 3),
+    OfaResNet50((32,), 3),
+)
 
 
 def fresh(space: SearchSpace = NARROW, seed: int = 0) -> ChainSupernet:
