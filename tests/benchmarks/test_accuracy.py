@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import accuracy, plain_training
-from benchmarks.accuracy import Setup
+from benchmarks import plain_training
+from benchmarks.accuracy import at_latency
+from benchmarks.accuracy.setup import Setup
 from benchmarks.baselines import StaticNetwork, mobilenet_v3
 from benchmarks.input_pipeline import through_floats
 from bespoke.supernet import zoo
@@ -77,14 +78,14 @@ def test_a_baseline_that_is_added_is_timed_and_the_others_are_not_again(
         return dict.fromkeys(models, float(len(timed)))
 
     fastest = smallest(zoo.entry("tiny", random_zoo).space)
-    monkeypatch.setattr(accuracy, "_latencies_ms", latencies_ms)
-    monkeypatch.setattr(accuracy, "_within_budgets", lambda setup: [(0.5, fastest)])
-    monkeypatch.setattr(accuracy, "_baselines", lambda side, classes: [])
+    monkeypatch.setattr(at_latency, "_latencies_ms", latencies_ms)
+    monkeypatch.setattr(at_latency, "_within_budgets", lambda setup: [(0.5, fastest)])
+    monkeypatch.setattr(at_latency, "baselines", lambda side, classes: [])
     for name in ("_zoo_top1", "_resnet_top1"):
-        monkeypatch.setattr(accuracy, name, lambda setup, of: 0.5)
-    monkeypatch.setattr(accuracy, "module_onnx", lambda module, side: b"")
-    accuracy.item_2(asked(tmp_path, random_zoo))
-    found = accuracy.item_2(asked(tmp_path, random_zoo, baseline_sides=[32, 48]))["networks"]
+        monkeypatch.setattr(at_latency, name, lambda setup, of: 0.5)
+    monkeypatch.setattr(at_latency, "module_onnx", lambda module, side: b"")
+    at_latency.against_baselines(asked(tmp_path, random_zoo))
+    found = at_latency.against_baselines(asked(tmp_path, random_zoo, baseline_sides=[32, 48]))["networks"]
     assert timed == [["resnet-18-32", f"searched-{fastest.id}"], ["resnet-18-48"]]
     assert [row["latency_ms"] for row in found.values()] == [1.0, 1.0, 2.0]
 
