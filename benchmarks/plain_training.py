@@ -1,6 +1,7 @@
 """Training one plain torch module, as anyone would: what the training of supernets is compared with.
 
-Images, crops, losses, rates and the averaging of weights are those of ``bespoke.supernet.training``.
+Images, crops, losses, rates, clipping and the averaging of weights are those of
+``bespoke.supernet.training``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.optim.swa_utils import update_bn
 from bespoke.supernet.training.averaging import WeightAverage
 from bespoke.supernet.training.data import ImageSet, augmented, normalised, prefetched, training_batch
 from bespoke.supernet.training.distillation import LABEL_SMOOTHING
-from bespoke.supernet.training.loop import WARM_UP_SHARE, WEIGHT_DECAY
-from bespoke.supernet.training.run_files import Checkpoint, read_checkpoint, save_checkpoint
+from bespoke.supernet.training.loop import GRADIENT_NORM, WEIGHT_DECAY, learning_rate
+from bespoke.supernet.training.run_files import REVISION, Checkpoint, read_checkpoint, save_checkpoint
 
 CALIBRATION_BATCHES = 30
 CHECKPOINT_STEPS = 100
@@ -32,7 +33,7 @@ def train_module(
     *,
     resolution: int,
     epochs: float,
-    learning_rate: float = 2e-3,
+    rate: float = 2e-3,
     batch: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -48,8 +49,7 @@ def train_module(
     steps = math.ceil(epochs * (len(images) // batch))
     module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser, average = optimiser_of(module), WeightAverage(module, steps)
-    warm_up = max(1, int(WARM_UP_SHARE * steps))
-    course = {"epochs": epochs, "rate": learning_rate, "resolution": resolution}
+    course = {"revision": REVISION, "epochs": epochs, "rate": rate, "resolution": resolution}
     asked = json.dumps(course | {"batch": batch, "seed": seed, "images": images.digest, "bf16": bf16})
     before = read_checkpoint(folder, asked)
     if before is not None and before.average is not None and before.optimiser is not None:
@@ -60,9 +60,7 @@ def train_module(
     batches = _batches(images, resolution, batch, left, seed, device)
     for step, (x_NCHW, labels_N) in zip(left, batches, strict=True):
         for group in optimiser.param_groups:
-            share = max(0.0, (step - warm_up) / max(1, steps - warm_up))
-            rise = min(1.0, (step + 1) / warm_up)
-            group["lr"] = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
+            group["lr"] = learning_rate(rate, step, steps)
         plain_step(module, optimiser, x_NCHW, labels_N, bf16=bf16)
         average.update(module, step)
         if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == steps:
@@ -82,10 +80,11 @@ def plain_step(
     *,
     bf16: bool = False,
 ) -> None:
-    """Forward, loss, backward, step."""
+    """Forward, loss, backward, step on clipped gradients."""
     with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
         logits_NC = module(x_NCHW)
     F.cross_entropy(logits_NC.float(), labels_N, label_smoothing=LABEL_SMOOTHING).backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 

@@ -24,13 +24,14 @@ from bespoke.predictors import read_predictor
 from bespoke.search import Constraint, Problem, feasible_ranges, search
 from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.genomes import largest
+from bespoke.supernet.json_files import read_object
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.onnx import write_onnx
 from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.subnet import extract, fold, load_supernet
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import calibrated_statistics, module_score, subnet_top1
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import replacing, write_file
 
 RESNET = "resnet-18"
 
@@ -74,7 +75,8 @@ def against_baselines(setup: Setup) -> dict[str, Any]:
             best = max(as_fast, key=lambda name: instead[name]["top1"], default=None)
             row["instead"] = best
             row["points_more"] = round(100 * (row["top1"] - instead[best]["top1"]), 2) if best else None
-    return {"epochs": setup.options.epochs, "networks": rows}
+    told = {"epochs": setup.options.epochs, "supernet_epochs": setup.entry.card.get("epochs")}
+    return told | {"networks": rows}
 
 
 def baselines(side: int, classes: int) -> list[FixedNetwork]:
@@ -107,7 +109,7 @@ def _resnet_top1(setup: Setup, side: int) -> float:
             module = resnet18(setup.space.classes)
         train_module(
             module, setup.training, setup.run / "runs" / f"2-{RESNET}-{side}", resolution=side,
-            epochs=options.epochs, learning_rate=RATE, batch=options.batch, device=options.device,
+            epochs=options.epochs, rate=RATE, batch=options.batch, device=options.device,
             bf16=options.resnet_bf16 or options.device != "cpu",
         )  # fmt: skip
         return module_score(module.eval(), setup.validation, side, options.device).top1
@@ -140,11 +142,13 @@ def _zoo_top1(setup: Setup, architecture: Architecture) -> float:
 
 
 def _kept_latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:
-    """The latency of each model, in ms: those that are new are measured, and kept one by one."""
-    files = {name: setup.run / "results" / "2" / f"latency-{name}.json" for name in models}
-    missing = {name: model for name, model in models.items() if not files[name].exists()}
-    found = _latencies_ms(setup, missing) if missing else {}
-    return {name: setup.once(f"2/latency-{name}", partial(found.get, name)) for name in models}
+    """The latency of each model, in ms, all measured together: one more, and all are measured again."""
+    path = setup.run / "results" / "2" / "latencies.json"
+    kept = read_object(path) if path.exists() else {}
+    if models.keys() - kept.keys():
+        kept = _latencies_ms(setup, models)
+        write_file(path, json.dumps(kept, indent=2) + "\n")
+    return {name: kept[name] for name in models}
 
 
 def _latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.json_files import read_object
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import LabelledImages
+from bespoke.supernet.training.run_files import REVISION
 from bespoke.supernet.whole_files import replacing, write_file
 
 DECIDING: Mapping[int, Sequence[str]] = {1: ("epochs", "batch"), 3: ()} | {
@@ -57,7 +58,8 @@ class Setup:
     def claim(self, items: Sequence[int]) -> None:
         """Write down what decides the kept numbers of some items, or compare it with what is written.
 
-        What was kept before anything was written down is taken as of these settings.
+        What was kept before anything was written down is taken as of these settings; where a folder does
+        not tell the revision of the training, it is the first.
 
         Raises:
             FileInvalid: The folder's numbers are of other settings.
@@ -74,7 +76,8 @@ class Setup:
             "supernet": self.entry.digest[:12],
         }
         own |= {name: getattr(self.options, name) for item in keeping for name in DECIDING[item]}
-        kept = read_object(path) if path.exists() else {}
+        own |= {"training_revision": REVISION} if {1, 2} & set(keeping) else {}
+        kept = {"training_revision": 1} | read_object(path) if path.exists() else {}
         others = [name for name in own if name in kept and kept[name] != own[name]]
         if others:
             told = ", ".join(f"{name} {kept[name]} (now {own[name]})" for name in others)

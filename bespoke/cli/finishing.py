@@ -52,6 +52,7 @@ def staged(
         save_statistics(table, collected)
     folder = run / "entry" / name
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.json").unlink(missing_ok=True)  # of the same run, finished with other options
     save_weights(network, folder / "weights.safetensors")
     save_statistics(load_statistics(network.space, collected), folder / STATISTICS)
     (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")

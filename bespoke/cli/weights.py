@@ -141,7 +141,8 @@ def train(
     report = progress if group.leads else _silent
     side = side or side_for(sides)
     images, validation = read_splits(data, side=side, cache=run / "images", group=group)
-    _tell_skipped((*images.skipped, *validation.skipped), run, report)
+    if group.leads:
+        _tell_skipped((*images.skipped, *validation.skipped), run, report)
     held_by = training_seed(started, data, images, seed)
     training, held_out = hold_out(images, held_by)
     seen = image_fields(data, images, held_out, held_by)  # before hours in which files may come and go
@@ -149,7 +150,7 @@ def train(
     phases = phases_of(chosen)
     network = initialised(chosen, seed)
     if started:
-        new_head = start_from(network, started)
+        new_head = start_from(network, started, images.classes)
         if new_head:
             check_head_is_trained(phases)
         report(f"starts from {started.name}" + (f", with a new head of {chosen.classes}" if new_head else ""))
@@ -172,7 +173,9 @@ def train(
     command += ["--unsure", str(unsure), "--views", str(views), "--random", str(random), "--seed", str(seed)]
     command += [] if bf16 is None else ["--bf16" if bf16 else "--no-bf16"]
     command += [*(["--device", device] if device != "cpu" else []), *([] if gap else ["--no-gap"])]
-    command += [*(["--start", start] if start else []), "--out", out.name]
+    command += ["--start", start] if start else []
+    command += ["--zoo", zoo_folder.absolute().name] if start and zoo_folder else []
+    command += ["--out", out.name]
     epochs_before = float(started.card.get("epochs", 0)) if started else 0.0
     fields: dict[str, Any] = {
         "classes": list(images.classes),

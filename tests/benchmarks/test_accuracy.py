@@ -68,7 +68,7 @@ def test_what_only_adds_work_may_change_and_a_folder_without_settings_gets_them(
         setup.claim([2])
 
 
-def test_a_baseline_that_is_added_is_timed_and_the_others_are_not_again(
+def test_with_a_baseline_that_is_added_all_are_timed_again_and_without_one_none_is(
     random_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[list[str]] = []
@@ -81,13 +81,17 @@ def test_a_baseline_that_is_added_is_timed_and_the_others_are_not_again(
     monkeypatch.setattr(at_latency, "_latencies_ms", latencies_ms)
     monkeypatch.setattr(at_latency, "_within_budgets", lambda setup: [(0.5, fastest)])
     monkeypatch.setattr(at_latency, "baselines", lambda side, classes: [])
-    for name in ("_zoo_top1", "_resnet_top1"):
-        monkeypatch.setattr(at_latency, name, lambda setup, of: 0.5)
+    monkeypatch.setattr(at_latency, "_zoo_top1", lambda setup, architecture: 0.5)
+    monkeypatch.setattr(at_latency, "_resnet_top1", lambda setup, side: {32: 0.6, 48: 0.55}[side])
     monkeypatch.setattr(at_latency, "module_onnx", lambda module, side: b"")
     at_latency.against_baselines(asked(tmp_path, random_zoo))
     found = at_latency.against_baselines(asked(tmp_path, random_zoo, baseline_sides=[32, 48]))["networks"]
-    assert timed == [["resnet-18-32", f"searched-{fastest.id}"], ["resnet-18-48"]]
-    assert [row["latency_ms"] for row in found.values()] == [1.0, 1.0, 2.0]
+    at_latency.against_baselines(asked(tmp_path, random_zoo))
+    first = ["resnet-18-32", f"searched-{fastest.id}"]
+    assert timed == [first, sorted([*first, "resnet-18-48"])]
+    assert [row["latency_ms"] for row in found.values()] == [2.0, 2.0, 2.0]
+    assert found["searched at 0.5 ms"]["instead"] == "resnet-18 at 32 px"
+    assert found["searched at 0.5 ms"]["points_more"] == -10
 
 
 def test_a_plain_training_that_was_stopped_goes_on_to_the_same_weights(

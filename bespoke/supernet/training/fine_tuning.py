@@ -28,22 +28,25 @@ def like(space: SearchSpace, resolutions: Sequence[int], classes: int) -> Search
 
 
 @torch.no_grad()
-def start_from(network: ChainSupernet, started: ZooEntry) -> bool:
+def start_from(network: ChainSupernet, started: ZooEntry, classes: Sequence[str]) -> bool:
     """Take over a supernet's weights.
 
     Args:
         network: Freshly made, of the same space but for resolutions and classes.
-        started: What to start from.
+        started: What to start from. A card that names no classes, as that of an imported supernet, is
+            taken for one of the same classes where it has as many.
+        classes: Names of the classes that are to be trained, in their order.
 
     Returns:
-        Whether the classifier kept its own fresh weights, since the numbers of classes differ.
+        Whether the classifier kept its own fresh weights, since the classes are others.
 
     Raises:
         InvalidInput: The supernet is of another space.
     """
     source, target = load_network(started).state_dict(), dict(network.named_parameters())
     sizes = {name: (tuple(source[name].shape), tuple(target[name].shape)) for name in source.keys() & target}
-    new_head = started.space.classes != network.space.classes
+    same = list(started.card.get("classes", classes)) == list(classes)
+    new_head = started.space.classes != network.space.classes or not same
     head = f"slots.{layer_name(network.space.slots[-1].name)}."
     differing = [n for n, (a, b) in sizes.items() if a != b and not (new_head and n.startswith(head))]
     if source.keys() != target.keys() or differing or started.space.name != network.space.name:

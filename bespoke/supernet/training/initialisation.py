@@ -14,7 +14,8 @@ def initialised(space: SearchSpace, seed: int = 0) -> ChainSupernet:
     """A supernet with random weights, whose residual blocks pass on what they get.
 
     The last BN of each block that adds its input begins with a scale of zero, so that a deep network
-    begins as a shallow one, and all depths as the same function.
+    begins as a shallow one, and all depths of a stage as the same function. ResNet-50's convolution of
+    the stem that may be left out is none of them: an activation follows its sum, which would be dead.
 
     Args:
         space: What the network can be.

@@ -39,6 +39,7 @@ from bespoke.supernet.training.progress import Advance, progress_bar
 from bespoke.supernet.training.run_files import (
     Checkpoint,
     asked_for,
+    clear_interrupted,
     load_teacher,
     log_line,
     read_checkpoint,
@@ -46,7 +47,8 @@ from bespoke.supernet.training.run_files import (
     save_teacher,
 )
 
-WARM_UP_SHARE = 0.05
+WARM_UP_SHARE, WARM_UP_STEPS = 0.05, 20
+"""Of a phase's steps, and how many it is at least: the first steps of AdamW move every weight by the rate."""
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 1.0
 FEWEST_IMAGES = 2
@@ -132,6 +134,8 @@ def train(
             "for each"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    if group.leads:
+        clear_interrupted(folder)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(
         network,
@@ -200,7 +204,7 @@ def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Adva
         return _ready(run.images.pixels(at), run.device), _ready(run.images.labels_N[at], run.device)
 
     for step, (x_NHWC, labels_N) in zip(todo, prefetched(read, todo), strict=True):
-        rate = _learning_rate(phase, step, steps)
+        rate = learning_rate(phase.learning_rate, step, steps)
         for parameters in optimiser.param_groups:
             parameters["lr"] = rate
         losses.append(_gradients(run, phase, x_NHWC, labels_N, step_rng(step, phase_seed), teacher))
@@ -286,11 +290,12 @@ def _ready(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def _learning_rate(phase: Phase, step: int, steps: int) -> float:
-    warm_up = max(1, int(WARM_UP_SHARE * steps))
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    """The rate of one step: a linear warm-up, at most a quarter of the steps long, then a cosine to zero."""
+    warm_up = max(1, min(max(WARM_UP_STEPS, int(WARM_UP_SHARE * steps)), steps // 4))
     if step < warm_up:
-        return phase.learning_rate * (step + 1) / warm_up
-    return phase.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def optimiser_of(network: ChainSupernet) -> torch.optim.Optimizer:

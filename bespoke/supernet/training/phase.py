@@ -22,14 +22,14 @@ class Phase:
     Attributes:
         name: Shown in the log and in the model card.
         epochs: Passes over the training images.
-        learning_rate: Peak, for batches of about 64; warmed up over the first 5% of the steps,
-            cosine to zero after.
+        learning_rate: Peak, for batches of about 64; warmed up over the first 5% of the steps (20
+            at least), cosine to zero after.
         resolutions: Sides of the input in pixels; one is drawn per batch. They need not be the
             space's own.
         random_subnets: How many random subnets run in a step.
         subnets: What runs in a step. ``largest``: the largest subnet alone, on the labels.
-            ``sandwich``: the largest on the labels; the smallest and random ones on its soft
-            answers too. ``random``: random ones, on the labels and on the soft answers of a frozen
+            ``sandwich``: the largest on the labels; the smallest and random ones on these and on
+            its soft answers. ``random``: random ones, on the labels and on the soft answers of a frozen
             copy of the largest, as it was when the first such phase began.
         smallest_area: Smallest share of an image that a training crop covers.
         open_choices: (dimension, how many of its largest choices may be drawn); a dimension that

@@ -26,6 +26,8 @@ from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.training.phase import Phase
 from bespoke.supernet.whole_files import replacing
 
+REVISION = 2
+"""Raised whenever training with the same settings comes to other weights: no run of before goes on then."""
 FIELDS = ("phase", "step", "loss", "learning_rate", "seconds_a_step", "images_per_s")
 
 
@@ -61,7 +63,7 @@ def asked_for(
         images: Digest of the training images.
         origin: Digest of the weights that it starts from; empty where they are random.
     """
-    own = {"phases": [asdict(phase) for phase in phases], "batch": batch, "seed": seed}
+    own = {"revision": REVISION, "phases": [asdict(phase) for phase in phases], "batch": batch, "seed": seed}
     return json.dumps(own | {"space": space, "images": images, "origin": origin})
 
 
@@ -71,6 +73,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
         torch.save({"asked": asked, **vars(checkpoint)}, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def clear_interrupted(folder: Path) -> None:
+    """Remove the checkpoints that a run was killed in the middle of writing."""
+    for left in folder.glob(".checkpoint.pt.*"):
+        left.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path, asked: str) -> Checkpoint | None:
@@ -87,8 +95,8 @@ def read_checkpoint(folder: Path, asked: str) -> Checkpoint | None:
     if state.pop("asked", None) != asked:
         raise FileInvalid(
             path,
-            "a run of other phases, images, space or start, or of another batch or seed; give another "
-            "folder, or the settings of this run",
+            "a run of other phases, images, space or start, of another batch or seed, or of an earlier "
+            "revision of the training; give another folder, or the settings of this run",
         )
     return Checkpoint(**state)
 

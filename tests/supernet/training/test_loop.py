@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from bespoke.supernet.architecture import Architecture
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.statistics import StatisticsTable
-from bespoke.supernet.training import loop
+from bespoke.supernet.training import loop, run_files
 from bespoke.supernet.training.averaging import WeightAverage
 from bespoke.supernet.training.collection import collect_table
 from bespoke.supernet.training.distillation import accumulate_gradients, soft_answers
 from bespoke.supernet.training.phase import Phase, step_architectures
+from bespoke.supernet.training.processes import Group
 from tests.supernet.training.tiny import NARROW, fresh, two_colours
 
 TINY = NARROW
@@ -29,28 +32,93 @@ PHASES = (
 
 
 class Stop(Exception):
-    """Stands for a kill between two steps."""
+    """Stands for a kill in a step."""
 
 
-def stop_at(step: str) -> Callable[[str], None]:
-    def report(line: str) -> None:
-        if step in line:
+def stop_in(step: int) -> Callable[..., None]:
+    """An optimiser that stops a run in its step of this number, from 1 on."""
+    steps, optimiser_step = count(1), loop.optimiser_step
+
+    def counted(*args: Any) -> None:
+        if next(steps) == step:
             raise Stop
+        optimiser_step(*args)
 
-    return report
+    return counted
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_weights_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_weights_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = two_colours()
     unbroken, resumed = fresh(), fresh()
-    options = {"batch": 4, "checkpoint_every": 1}
-    loop.train(unbroken, images, PHASES, tmp_path / "a", report=lambda _: None, **options)
-    for cut in ("largest: step 2/3", "sandwich: step 1/3"):
-        with pytest.raises(Stop):
-            loop.train(fresh(), images, PHASES, tmp_path / "b", report=stop_at(cut), **options)
-    loop.train(resumed, images, PHASES, tmp_path / "b", report=lambda _: None, **options)
+    phases, quiet = [replace(phase, epochs=2) for phase in PHASES], lambda _: None
+    options = {"batch": 4, "checkpoint_every": 2}
+    loop.train(unbroken, images, phases, tmp_path / "a", report=quiet, **options)
+    # Six steps a phase: cut off in the fourth of the first, which costs the third, too, then in the next's.
+    for cut in (4, 4 + 4):
+        with monkeypatch.context() as broken, pytest.raises(Stop):
+            broken.setattr(loop, "optimiser_step", stop_in(cut))
+            loop.train(fresh(), images, phases, tmp_path / "b", report=quiet, **options)
+    lines: list[str] = []
+    loop.train(resumed, images, phases, tmp_path / "b", report=lines.append, **options)
+    assert [line.split(" loss")[0] for line in lines] == ["sandwich: step 4/6", "sandwich: step 6/6"]
     for name, tensor in unbroken.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_checkpoint_that_was_half_written_goes_with_the_next_run(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint.pt.abc"
+    left.write_bytes(b"half")
+    loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    assert not left.exists()
+
+
+def test_a_run_of_an_earlier_revision_of_the_training_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    monkeypatch.setattr(run_files, "REVISION", run_files.REVISION + 1)
+    with pytest.raises(FileInvalid, match="earlier revision"):
+        loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+
+
+def test_a_step_is_as_long_as_its_gradients_clipped_and_is_left_out_where_they_are_no_numbers() -> None:
+    network = fresh()
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e6)
+    plain = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    loop.optimiser_step(network, plain, Group())
+    moved = torch.cat([(b - p).flatten() for b, p in zip(before, network.parameters(), strict=True)])
+    assert float(moved.norm().detach()) == pytest.approx(loop.GRADIENT_NORM, rel=1e-3)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    loop.optimiser_step(network, plain, Group())
+    assert all(torch.equal(b, p) for b, p in zip(before, network.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_bn_and_biases_do_not_decay() -> None:
+    network = fresh()
+    decaying, spared = loop.optimiser_of(network).param_groups
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (loop.WEIGHT_DECAY, 0.0)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    told = {names[id(parameter)].rsplit(".", 2)[-2] for parameter in spared["params"]}
+    assert any("bn" in layer for layer in told)
+    assert not any("bn" in names[id(parameter)] for parameter in decaying["params"])
+    assert not any(names[id(parameter)].endswith(".bias") for parameter in decaying["params"])
+
+
+def test_a_rate_warms_up_for_20_steps_or_a_quarter_and_falls_to_zero() -> None:
+    long = [loop.learning_rate(2.0, step, 1000) for step in range(1000)]
+    short = [loop.learning_rate(2.0, step, 40) for step in range(40)]
+    assert (long.index(max(long)), short.index(max(short))) == (49, 9)
+    assert max(long) == max(short) == 2.0
+    assert long[0] == pytest.approx(2.0 / 50)
+    assert long[-1] < 1e-4
+    assert loop.learning_rate(2.0, 0, 1) == 2.0
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

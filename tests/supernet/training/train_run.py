@@ -29,7 +29,7 @@ def main(folder: Path, statistics: str, out: Path) -> None:
     # Different weights in each process: they have to become those of the first one.
     network = fresh(seed=group.rank)
     table = any_statistics() if statistics == "frozen" else None
-    options = {"batch": 4, "frozen": table, "group": group, "checkpoint_every": 1}
+    options = {"batch": 4, "frozen": table, "group": group, "checkpoint_every": 2}
     loop.train(network, two_colours(), PHASES, folder, report=lambda line: print(line, flush=True), **options)
     save_file({n: p.detach().contiguous() for n, p in network.named_parameters()}, f"{out}.{group.rank}")
     leave(group)
