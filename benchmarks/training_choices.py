@@ -1,11 +1,14 @@
-"""What two choices of the training recipes are worth in short trainings.
+"""What the choices of the training recipes are worth in short trainings.
 
     python -m benchmarks.training_choices --data imagenette2-160 --run RUN [--json]
 
 initialisation  The largest subnet and the smallest one, each trained alone for ``--epochs``: with residual
                 blocks that begin silent, as everything is trained here, and with He's weights alone.
-sandwich        A supernet, an epoch of the largest subnet and three of the sandwich: all subnets learn from
-                the labels, as everything is trained here, and the largest alone does.
+sandwich        A supernet, an epoch of the largest subnet and three of the sandwich. ``chosen``: all subnets
+                learn at full size, the smaller ones from labels and soft answers in equal parts.
+                ``parts_added``: the two are added, so that each smaller subnet counts twice.
+                ``labels_for_the_largest``: as the sandwich rule was published. ``two_thirds``: all but the
+                last epoch at two thirds of the size.
 
 Top-1 on the validation images, BN statistics re-calibrated. A run that was cut off goes on where its folder
 says; ``--what`` takes one of the two.
@@ -19,6 +22,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -36,7 +40,12 @@ from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.spaces import space as make_space
 from bespoke.supernet.training import loop
 from bespoke.supernet.training.data import ImageSet
-from bespoke.supernet.training.distillation import NormaliseFor, accumulate_gradients, soft_answers
+from bespoke.supernet.training.distillation import (
+    LABEL_SMOOTHING,
+    NormaliseFor,
+    accumulate_gradients,
+    soft_answers,
+)
 from bespoke.supernet.training.evaluation import LabelledImages, calibrated_statistics, subnet_top1
 from bespoke.supernet.training.initialisation import initialised
 from bespoke.supernet.training.phase import Phase
@@ -75,18 +84,22 @@ class Trainings:
         return found
 
     def sandwich(self) -> dict[str, dict[str, float]]:
-        """Top-1 of a supernet's subnets, by which of them learn from the labels."""
+        """Top-1 of a supernet's subnets, by what they learn from and at what size."""
         space = make_space(SPACE, (self.options.sandwich_side,), len(self.training.classes))
         side, rng = (self.options.sandwich_side,), np.random.default_rng(1)
         randoms = [random_architecture(space, rng) for _ in range(RANDOM)]
-        phases = [Phase("largest", 1, RATE, side, subnets="largest"), Phase("sandwich", 3, RATE, side)]
-        labels: dict[str, AbstractContextManager[object]] = {
-            "labels_for_all": nullcontext(),
-            "labels_for_the_largest": _labels_for_the_largest(),
+        chosen = [Phase("largest", 1, RATE, side, subnets="largest"), Phase("sandwich", 3, RATE, side)]
+        low = (round(self.options.sandwich_side / 24) * 16,)
+        in_steps = [replace(chosen[0], resolutions=low), replace(chosen[1], resolutions=low, epochs=2)]
+        choices: dict[str, tuple[Sequence[Phase], AbstractContextManager[object]]] = {
+            "chosen": (chosen, nullcontext()),
+            "parts_added": (chosen, _students_learn(labels=1, soft=1)),
+            "labels_for_the_largest": (chosen, _students_learn(labels=0, soft=1)),
+            "two_thirds": ([*in_steps, replace(chosen[1], name="full size", epochs=1)], nullcontext()),
         }
         found = {}
-        for choice, changed in labels.items():
-            with changed:
+        for choice, (phases, losses) in choices.items():
+            with losses:
                 network = self._trained(initialised(space, self.options.seed), phases, choice)
             found[choice] = {
                 "largest": self._top1(network, largest(space)),
@@ -117,10 +130,10 @@ class Trainings:
 
 
 @contextmanager
-def _labels_for_the_largest() -> Iterator[None]:
-    """Train as the sandwich rule was published: the smaller subnets see the largest one's answers alone."""
+def _students_learn(labels: float, soft: float) -> Iterator[None]:
+    """Train sandwiches with these weights of the losses of all subnets but the largest."""
 
-    def published(
+    def weighted(
         network: ChainSupernet,
         x_NCHW: Tensor,
         labels_N: Tensor,
@@ -137,10 +150,12 @@ def _labels_for_the_largest() -> Iterator[None]:
         for architecture in others:
             with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=bf16):
                 logits_NC = network(x_NCHW, architecture, normalise(architecture))
-            F.cross_entropy(logits_NC.float(), soft_NC).backward()
+            logits_NC = logits_NC.float()
+            on_labels = F.cross_entropy(logits_NC, labels_N, label_smoothing=LABEL_SMOOTHING)
+            (labels * on_labels + soft * F.cross_entropy(logits_NC, soft_NC)).backward()
         return loss
 
-    with mock.patch.object(loop, "accumulate_gradients", published):
+    with mock.patch.object(loop, "accumulate_gradients", weighted):
         yield
 
 

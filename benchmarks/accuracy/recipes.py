@@ -19,7 +19,7 @@ from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.training.phase import scaled
 from bespoke.supernet.training.recipes import recipe
 
-RECIPES = {"progressive_shrinking": "progressive_shrinking", "sandwich": "plain"}
+RECIPES = ("progressive_shrinking", "sandwich")
 SEARCHED = (0.2, 0.45, 0.7)
 """Limits of the searched subnets, as shares of the range of MACs."""
 
@@ -69,7 +69,7 @@ def _by_recipe(setup: Setup, kind: str, architectures: Sequence[Architecture]) -
 
 
 def _trained(setup: Setup, kind: str, seed: int) -> ChainSupernet:
-    phases = recipe(RECIPES[kind], setup.space)
+    phases = recipe(kind, setup.space)
     phases = scaled(phases, setup.options.epochs / sum(phase.epochs for phase in phases))
     return train_network(setup, setup.space, phases, f"{kind}-{seed}", seed)
 

@@ -46,12 +46,10 @@ def train(
     resolutions: Annotated[
         str | None, typer.Option(help="Sides of the input, in pixels; 96,112,128, or those of --start.")
     ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="progressive_shrinking, or plain: largest, sandwich.")
-    ] = "plain",
+    recipe: Annotated[str, typer.Option(help="sandwich or progressive_shrinking.")] = "sandwich",
     scale: Annotated[float, typer.Option(help="Factor on the length of every phase.")] = 1.0,
     epochs: Annotated[
-        str | None, typer.Option(help="Of each phase of the recipe, before --scale; plain has three.")
+        str | None, typer.Option(help="Of each phase of the recipe, before --scale; the sandwich has two.")
     ] = None,
     rate: Annotated[float, typer.Option(help="Factor on the learning rates, made for batches of 64.")] = 1.0,
     batch: Annotated[int, typer.Option(help="Images a step, of all processes together.")] = 64,

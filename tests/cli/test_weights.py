@@ -194,7 +194,7 @@ def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
         (("--statistics", 20), "20 architectures do not cover"),
         (("--recipe", "other"), "no recipe named 'other'"),
         (("--space", "other"), "no space named 'other'"),
-        (("--epochs", "1,2"), "expected 3 numbers"),
+        (("--epochs", "1,2,3"), "expected 2 numbers"),
         (("--resolutions", "128,96"), "resolutions"),
         (("--seed", -1), "--seed: got -1"),
         (("--seed", 2**63), "--seed: got"),

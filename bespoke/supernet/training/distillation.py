@@ -1,7 +1,8 @@
-"""The losses of one step: labels, and the soft answers of a teacher, both with weight one.
+"""The losses of one step: labels, and the soft answers of a teacher, half of each.
 
 All subnets learn from the labels. In a sandwich the largest subnet of the step teaches the others
-(in-place distillation); elsewhere a frozen network teaches all.
+(in-place distillation); elsewhere a frozen network teaches all. Every subnet counts as much as the
+largest one, which has no teacher in a sandwich: with weights of one the others would count twice.
 
 Source: Once-for-All (ICLR 2020); its authors run the teacher on the batch's own BN statistics.
 """
@@ -78,7 +79,7 @@ def accumulate_gradients(
         if number == 0:
             first_loss = float(loss.detach())
         if in_place_NC is not None:
-            loss = loss + F.cross_entropy(logits_NC, in_place_NC)
+            loss = (loss + F.cross_entropy(logits_NC, in_place_NC)) / 2
         else:
             in_place_NC = logits_NC.detach().softmax(1)
         loss.backward()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import NotFound
 from bespoke.supernet.training.phase import Phase
-from bespoke.supernet.training.plain import plain
 from bespoke.supernet.training.progressive_shrinking import progressive_shrinking
+from bespoke.supernet.training.sandwich import sandwich
 
 RECIPES: Mapping[str, Callable[[SearchSpace], list[Phase]]] = {
-    "plain": plain,
     "progressive_shrinking": progressive_shrinking,
+    "sandwich": sandwich,
 }
 
 

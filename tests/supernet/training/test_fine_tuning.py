@@ -66,4 +66,4 @@ def test_a_new_head_teaches_nothing_before_it_was_trained() -> None:
         check_head_is_trained(with_epochs(phases, [0, 1, 0, 0, 0, 0]))
     check_head_is_trained(with_epochs(phases, [0.5, 1, 0, 0, 0, 0]))
     check_head_is_trained(with_epochs(phases, [0, 0, 0, 0, 0, 0]))
-    check_head_is_trained(with_epochs(recipe("plain", space), [0, 2, 2]))
+    check_head_is_trained(with_epochs(recipe("sandwich", space), [0, 4]))

@@ -172,7 +172,7 @@ def test_in_a_sandwich_all_learn_from_labels_and_the_largest_teaches_the_rest() 
     network.zero_grad()
     logits_NC = network(images, pair[1])
     loss = torch.nn.functional.cross_entropy(logits_NC, labels, label_smoothing=0.1)
-    (loss + torch.nn.functional.cross_entropy(logits_NC, soft)).backward()
+    ((loss + torch.nn.functional.cross_entropy(logits_NC, soft)) / 2).backward()
     rest = network.slots["classifier"].linear.bias.grad  # type: ignore[union-attr]
     torch.testing.assert_close(together, alone + rest, rtol=1e-4, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
     for architecture in pair:
         logits_NC = network(images, architecture)
         loss = torch.nn.functional.cross_entropy(logits_NC, labels, label_smoothing=0.1)
-        (loss + torch.nn.functional.cross_entropy(logits_NC, soft_NC)).backward()
+        ((loss + torch.nn.functional.cross_entropy(logits_NC, soft_NC)) / 2).backward()
     expected = network.slots["classifier"].linear.bias.grad  # type: ignore[union-attr]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -59,16 +59,16 @@ def test_an_unknown_recipe_is_an_error_that_names_the_known_ones() -> None:
 
 
 def test_lengths_are_one_a_phase() -> None:
-    phases = recipe("plain", SPACE)
-    assert [phase.epochs for phase in with_epochs(phases, (1, 0, 2.5))] == [1, 0, 2.5]
-    with pytest.raises(InvalidInput, match="largest, sandwich, full size"):
-        with_epochs(phases, (1, 2))
+    phases = recipe("sandwich", SPACE)
+    assert [phase.epochs for phase in with_epochs(phases, (0, 2.5))] == [0, 2.5]
+    with pytest.raises(InvalidInput, match="largest, sandwich"):
+        with_epochs(phases, (1, 2, 3))
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
 def test_a_scale_is_positive(factor: float) -> None:
     with pytest.raises(InvalidInput, match="positive"):
-        scaled(recipe("plain", SPACE), factor)
+        scaled(recipe("sandwich", SPACE), factor)
 
 
 def test_open_ops_are_those_that_a_phase_may_draw() -> None:
