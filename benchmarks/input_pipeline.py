@@ -3,8 +3,9 @@
     python -m benchmarks.input_pipeline [--data FOLDER] [--device cpu] [--batch 64] [--json]
 
 Without --data, JPEG files of 500 x 375 pixels are made up. Decoding is paid once, not every epoch. Reading
-a batch overlaps with training: it is waited for only where its images/s are below what the network trains
-at. Crops, scaling and normalising are part of each training step, and their time adds to it.
+a batch, other images each time and out of a file that is mapped into memory, overlaps with training: it is
+waited for only where its images/s are below what the network trains at. Crops, scaling and normalising are
+part of each training step, and their time adds to it.
 
 JSON: ``images_per_s`` of each part, and the settings.
 """
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def made_up(folder: Path, count: int) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def images_per_s(count: int, work: Callable[[], object], device: str, seconds: float) -> float:
+def images_per_s(images: int, work: Callable[[], object], device: str, seconds: float) -> float:
     """Median over repeats within some seconds, the first one left out."""
     times: list[float] = []
     began = time.perf_counter()
@@ -73,7 +75,7 @@ def images_per_s(count: int, work: Callable[[], object], device: str, seconds: f
         if device != "cpu":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return count / float(np.median(times[1:]))
+    return images / float(np.median(times[1:]))
 
 
 def main() -> None:
@@ -103,23 +105,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         listed = list_split(options.data, "train").paths if options.data else None
         paths = listed[: options.images] if listed else made_up(Path(folder), options.images)
-        kept = np.zeros((len(paths), side, side, 3), np.uint8)
+        shape = (len(paths), side, side, 3)
+        kept = np.lib.format.open_memmap(Path(folder) / "kept.npy", "w+", np.uint8, shape)
         for threads in options.threads:
             decode = partial(decode_into, kept, paths, threads)
             rows[f"decode, {threads} threads"] = images_per_s(len(paths), decode, "cpu", seconds)
-    stored_NHWC, batch = torch.from_numpy(kept), min(options.batch, len(paths))
+        stored_NHWC, batch, steps = torch.from_numpy(kept), min(options.batch, len(paths)), count()
 
-    def gather() -> torch.Tensor:
-        return stored_NHWC[batch_indices(len(paths), batch, 0, 0)]
+        def gather() -> torch.Tensor:
+            return stored_NHWC[batch_indices(len(paths), batch, next(steps), 0)]
 
-    rows["read a batch"] = images_per_s(batch, gather, "cpu", seconds)
-    x_NHWC, crops = gather().to(device), draw_crops(batch, side, np.random.default_rng(0))
-    for name, way in WAYS.items():
+        rows["read a batch"] = images_per_s(batch, gather, "cpu", seconds)
+        x_NHWC, crops = gather().to(device), draw_crops(batch, side, np.random.default_rng(0))
+        for name, way in WAYS.items():
 
-        def augment(way: Any = way) -> object:
-            return normalised(way(x_NHWC, crops, options.resolution), device)
+            def augment(way: Any = way) -> object:
+                return normalised(way(x_NHWC, crops, options.resolution), device)
 
-        rows[f"augment, {name}"] = images_per_s(batch, augment, device, seconds)
+            rows[f"augment, {name}"] = images_per_s(batch, augment, device, seconds)
     return {
         "images_per_s": {name: round(rate, 1) for name, rate in rows.items()},
         "device": device,

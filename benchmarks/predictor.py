@@ -103,6 +103,7 @@ def measure(space: SearchSpace, dataset: AccuracyDataset, options: argparse.Name
     return {
         "learners": {name: {n: _summary(runs) for n, runs in by.items()} for name, by in rows.items()},
         "selection_error": _selection(space, genomes, top1, options),
+        "left_out": [count for count in options.counts if count not in counts],
         "subnets": len(top1),
         "unseen": options.unseen,
         "seeds": options.seeds,
@@ -185,6 +186,9 @@ def main() -> None:
                 f"  {row['fit_cpu_s']:5.1f}"
             )
     print("selection error by candidates:", result["selection_error"])
+    if result["left_out"]:
+        enough = max(result["left_out"]) + result["unseen"]
+        print(f"left out: {result['left_out']} examples, for which the set would need {enough} subnets")
 
 
 if __name__ == "__main__":
