@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from benchmarks import plain_training
-from benchmarks.accuracy import at_latency
+from benchmarks.accuracy import at_latency, recipes
 from benchmarks.accuracy.setup import Setup
 from benchmarks.baselines import StaticNetwork, mobilenet_v3
 from benchmarks.input_pipeline import through_floats
 from bespoke.supernet import zoo
+from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.genomes import smallest
+from bespoke.supernet.genomes import largest, smallest
 from bespoke.supernet.spaces import space
 from bespoke.supernet.training.augmentation import draw_crops, resampled_one_by_one
 from bespoke.supernet.training.evaluation import LabelledImages
+from bespoke.supernet.training.phase import Phase
 from bespoke.supernet.training.run_files import save_checkpoint
 from tests.supernet.training.tiny import two_colours
 
@@ -92,6 +94,36 @@ def test_with_a_baseline_that_is_added_all_are_timed_again_and_without_one_none_
     assert [row["latency_ms"] for row in found.values()] == [2.0, 2.0, 2.0]
     assert found["searched at 0.5 ms"]["instead"] == "resnet-18 at 32 px"
     assert found["searched at 0.5 ms"]["points_more"] == -10
+
+
+def test_recipes_are_compared_on_the_subnets_that_were_trained_alone_too(
+    random_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = asked(tmp_path, random_zoo, random=4, alone_random=1, seeds=2, epochs=1)
+    trained: list[str] = []
+
+    def train_network(setup: Setup, space: SearchSpace, phases: list[Phase], name: str, seed: int) -> str:
+        trained.append(name)
+        assert sum(phase.epochs for phase in phases) == pytest.approx(1)
+        return name
+
+    def top1(setup: Setup, network: str, architecture: Architecture) -> float:
+        of = {smallest(setup.space): 0.3, largest(setup.space): 0.5}.get(architecture, 0.4)
+        return of + 0.1 * network.startswith("progressive") + 0.02 * network.endswith("1")
+
+    monkeypatch.setattr(recipes, "train_network", train_network)
+    monkeypatch.setattr(recipes, "calibrated_top1", top1)
+    monkeypatch.setattr(recipes, "trained_alone", lambda setup, network, name, seed: 0.6)
+    monkeypatch.setattr(recipes, "_searched_by_macs", lambda setup: [smallest(setup.space)])
+    found = recipes.recipes_against_alone(setup)
+    assert set(trained) == {f"{kind}-{seed}" for kind in recipes.RECIPES for seed in (0, 1)}
+    assert found["sandwich"] == {"largest": 0.51, "smallest": 0.31, "searched": 0.31, "random": 0.41}
+    assert found["progressive_shrinking"]["random"] == 0.51
+    gaps = {"largest": 0.09, "smallest": 0.29, "searched": 0.29, "random": 0.19}
+    assert found["alone_less_sandwich"] == gaps
+    trained.clear()
+    assert recipes.recipes_against_alone(setup) == found
+    assert trained == []  # what is kept is not trained again
 
 
 def test_a_plain_training_that_was_stopped_goes_on_to_the_same_weights(
