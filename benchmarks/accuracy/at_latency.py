@@ -31,7 +31,7 @@ from bespoke.supernet.spaces import FixedNetwork
 from bespoke.supernet.subnet import extract, fold, load_supernet
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import calibrated_statistics, module_score, subnet_top1
-from bespoke.supernet.whole_files import replacing, write_file
+from bespoke.supernet.whole_files import write_file
 
 RESNET = "resnet-18"
 
@@ -121,11 +121,9 @@ def _within_budgets(setup: Setup) -> list[tuple[float, Architecture]]:
     """Searched at evenly spaced latencies between the fastest subnet and the slowest one."""
     path = setup.run / "table.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         plan = plan_profiling(setup.space, effort=setup.options.effort)
         table = profile_here(setup.space, setup.options, plan)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(table.to_json()))
+        write_file(path, json.dumps(table.to_json()))
     pricer = LatencyTable.from_json(json.loads(path.read_text())).pricer(setup.space)
     predictor = read_predictor(setup.entry.folder / "predictor.json", setup.space)
     low, high = feasible_ranges(setup.space, pricer)["latency_ms"]

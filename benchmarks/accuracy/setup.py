@@ -16,7 +16,7 @@ from bespoke.supernet.json_files import read_object
 from bespoke.supernet.training.data import ImageSet
 from bespoke.supernet.training.evaluation import LabelledImages
 from bespoke.supernet.training.run_files import REVISION
-from bespoke.supernet.whole_files import replacing, write_file
+from bespoke.supernet.whole_files import write_file
 
 DECIDING: Mapping[int, Sequence[str]] = {1: ("epochs", "batch"), 3: ()} | {
     2: ("epochs", "batch", "effort", "runtime", "threads", "precision", "resnet_bf16")
@@ -49,9 +49,7 @@ class Setup:
         path = self.run / "results" / f"{name}.json"
         if not path.exists():
             found = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(found))
+            write_file(path, json.dumps(found))
             print(f"{name}: {json.dumps(found)[:200]}", flush=True)
         return json.loads(path.read_text())
 
@@ -74,9 +72,9 @@ class Setup:
             "training_images": self.training.digest[:12],
             "validation_images": self.validation.images.digest[:12],
             "supernet": self.entry.digest[:12],
+            "training_revision": REVISION,
         }
         own |= {name: getattr(self.options, name) for item in keeping for name in DECIDING[item]}
-        own |= {"training_revision": REVISION} if {1, 2} & set(keeping) else {}
         kept = {"training_revision": 1} | read_object(path) if path.exists() else {}
         others = [name for name in own if name in kept and kept[name] != own[name]]
         if others:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_what_only_adds_work_may_change_and_a_folder_without_settings_gets_them(
     asked(tmp_path, random_zoo, epochs=1).claim([4])
     with pytest.raises(FileInvalid, match=r"effort quick \(now standard\); give another --run"):
         setup.claim([2])
+
+
+def test_items_may_be_added_in_any_order_but_not_to_numbers_of_an_earlier_training(
+    random_zoo: Path, tmp_path: Path
+) -> None:
+    for items in ([3], [1], [2]):
+        asked(tmp_path, random_zoo).claim(items)
+    settings = tmp_path / "settings.json"
+    kept = json.loads(settings.read_text())
+    del kept["training_revision"]  # as folders of before it was told
+    settings.write_text(json.dumps(kept))
+    with pytest.raises(FileInvalid, match=r"training_revision 1 \(now"):
+        asked(tmp_path, random_zoo).claim([1])
 
 
 def test_with_a_baseline_that_is_added_all_are_timed_again_and_without_one_none_is(

@@ -295,7 +295,7 @@ def learning_rate(peak: float, step: int, steps: int) -> float:
     warm_up = max(1, min(max(WARM_UP_STEPS, int(WARM_UP_SHARE * steps)), steps // 4))
     if step < warm_up:
         return peak * (step + 1) / warm_up
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
 
 
 def optimiser_of(network: ChainSupernet) -> torch.optim.Optimizer:
