@@ -19,11 +19,11 @@ JSON: ``initialisation`` and ``sandwich``: top-1 by choice and subnet; ``epochs`
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import programs
 from benchmarks.images import read_images
 from bespoke.supernet.architecture import Architecture, SearchSpace
-from bespoke.supernet.errors import BespokeError
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.spaces import FixedNetwork
@@ -159,8 +159,7 @@ def _students_learn(labels: float, soft: float) -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="image folder")
     parser.add_argument("--run", type=Path, required=True, help="folder of the trainings: resumes")
     both = ("initialisation", "sandwich")
@@ -172,22 +171,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, help="of each split, at most: for trying the command out")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    try:
-        found = run(options)
-    except BespokeError as error:
-        raise SystemExit(f"benchmarks.training_choices: {error}") from error
-    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
 
 
-def run(options: argparse.Namespace) -> dict[str, object]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, each under its name."""
     device_of(options.device)
     trainings = Trainings(options, *read_images(options, SIDE))
-    found: dict[str, object] = {what: getattr(trainings, what)() for what in options.what}
+    found: dict[str, Any] = {what: getattr(trainings, what)() for what in options.what}
     return found | {"epochs": options.epochs, "side": options.side, "seed": options.seed}
 
 
 if __name__ == "__main__":
-    main()
+    programs.run(__doc__, add_options, run)

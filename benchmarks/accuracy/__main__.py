@@ -21,11 +21,11 @@ JSON: ``item_1`` ... ``item_4``; see the modules beside this one.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import programs
 from benchmarks.accuracy.at_latency import RESNET, against_baselines, baselines
 from benchmarks.accuracy.bn_statistics import table_against_recalibration
 from benchmarks.accuracy.recipes import recipes_against_alone
@@ -34,7 +34,6 @@ from benchmarks.accuracy.throughput import training_throughput
 from benchmarks.baselines import check_plain
 from benchmarks.images import read_images
 from bespoke.supernet import zoo
-from bespoke.supernet.errors import BespokeError
 from bespoke.supernet.genomes import largest
 from bespoke.supernet.training.evaluation import LabelledImages
 from bespoke.supernet.training.processes import device_of
@@ -47,10 +46,7 @@ ITEMS: Mapping[int, Callable[[Setup], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="image folder")
     parser.add_argument("--run", type=Path, required=True, help="folder of what was measured: resumes")
     parser.add_argument("--items", type=int, nargs="+", default=[1, 2, 3, 4], choices=list(ITEMS))
@@ -75,13 +71,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of that runtime")
     parser.add_argument("--precision", default="fp32", choices=["fp32"])
     parser.add_argument("--effort", default="standard", choices=["quick", "standard", "thorough"])
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    try:
-        found = run(options)
-    except BespokeError as error:
-        raise SystemExit(f"benchmarks.accuracy: {error}") from error
-    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -97,4 +86,4 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    programs.run(__doc__, add_options, run)
