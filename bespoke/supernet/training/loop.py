@@ -51,6 +51,8 @@ WARM_UP_SHARE, WARM_UP_STEPS = 0.05, 20
 """Of a phase's steps, and how many it is at least: the first steps of AdamW move every weight by the rate."""
 WEIGHT_DECAY = 0.02
 GRADIENT_NORM = 1.0
+MOST_LOST = 50
+"""Steps in a row whose gradients are no finite numbers: a single one is chance, so many are the end."""
 FEWEST_IMAGES = 2
 """Of each process in a step: where a layer's output is 1 x 1, one image alone has no BN statistics."""
 
@@ -124,7 +126,8 @@ def train(
 
     Raises:
         FileInvalid: The folder holds a checkpoint of another run.
-        InvalidInput: See ``check_batch``; or there are fewer images than each process needs.
+        InvalidInput: See ``check_batch``; or there are fewer images than each process needs, the processes
+            do not see the same files, or the training diverges.
     """
     group, device = group or Group(), torch.device(device)
     check_batch(batch, group)
@@ -153,6 +156,11 @@ def train(
         origin,
     )
     start = read_checkpoint(folder, run.asked)
+    if not group.agree((run.asked, start and (start.phase, start.step))):
+        raise InvalidInput(
+            f"got processes that do not see the same images, or the same files in {folder}; expected folders "
+            "that all of them share"
+        )
     if start:
         network.load_state_dict(start.network)
     group.same_weights(network)
@@ -177,7 +185,7 @@ def check_batch(batch: int, group: Group) -> None:
     """
     if batch < FEWEST_IMAGES * group.size:
         raise InvalidInput(
-            f"got batches of {batch} images for {group.size} processes, expected {FEWEST_IMAGES} or more for "
+            f"--batch: got {batch} images for {group.size} processes, expected {FEWEST_IMAGES} or more for "
             "each: one image has no BN statistics"
         )
     group.share(batch)
@@ -196,7 +204,7 @@ def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Adva
         optimiser.load_state_dict(start.optimiser)
         average.load(start.average)
     todo = range(start.step if start else 0, steps)
-    began, losses = time.monotonic(), []
+    began, losses, lost = time.monotonic(), [], 0
     share, phase_seed = run.group.share(run.batch), run.seed * 1000 + number
 
     def read(step: int) -> tuple[Tensor, Tensor]:
@@ -208,7 +216,12 @@ def _train_phase(run: _Run, number: int, start: Checkpoint | None, advance: Adva
         for parameters in optimiser.param_groups:
             parameters["lr"] = rate
         losses.append(_gradients(run, phase, x_NHWC, labels_N, step_rng(step, phase_seed), teacher))
-        optimiser_step(network, optimiser, run.group)
+        lost = 0 if optimiser_step(network, optimiser, run.group) else lost + 1
+        if lost == MOST_LOST:
+            raise InvalidInput(
+                f"phase {phase.name!r}: the gradients of {lost} steps in a row are no finite numbers: the "
+                f"training has diverged, at a learning rate of {rate:g}; expected a smaller --rate"
+            )
         average.update(network, step)
         advance(number, step + 1, losses[-1])
         last = step + 1 == steps
@@ -308,10 +321,12 @@ def optimiser_of(network: ChainSupernet) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=1e-3)
 
 
-def optimiser_step(network: ChainSupernet, optimiser: torch.optim.Optimizer, group: Group) -> None:
-    """One step on the gradients of all processes, clipped; left out where they are no numbers."""
+def optimiser_step(network: ChainSupernet, optimiser: torch.optim.Optimizer, group: Group) -> bool:
+    """One step on the gradients of all processes, clipped; left out, and False, where they are no numbers."""
     group.average_gradients(network)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-    if torch.isfinite(norm):
+    finite = bool(torch.isfinite(norm))
+    if finite:
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    return finite

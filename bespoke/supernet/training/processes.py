@@ -52,6 +52,14 @@ class Group:
         if self.size > 1:
             dist.barrier()
 
+    def agree(self, value: object) -> bool:
+        """Whether all processes came here with the same value."""
+        if self.size == 1:
+            return True
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return all(other == values[0] for other in values)
+
     def average_gradients(self, network: nn.Module) -> None:
         """Replace each gradient by its mean over the processes."""
         found = [p.grad for p in network.parameters() if p.grad is not None]

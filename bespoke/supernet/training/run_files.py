@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -85,18 +86,23 @@ def read_checkpoint(folder: Path, asked: str) -> Checkpoint | None:
     """Read where a run stands; None where it has not begun.
 
     Raises:
-        FileInvalid: The checkpoint is of a run that was asked for something else.
+        FileInvalid: The checkpoint is of a run that was asked for something else, or is damaged.
     """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
     # On the CPU: the optimiser counts its steps there, and would wait for a GPU at each of them.
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # Damaged files fail in many ways, and all of them mean the same.
+        raise FileInvalid(path, "is damaged; remove it to begin anew") from error
     if state.pop("asked", None) != asked:
         raise FileInvalid(
             path,
             "a run of other phases, images, space or start, of another batch or seed, or of an earlier "
-            "revision of the training; give another folder, or the settings of this run",
+            "revision of the training; give another --run folder, or the settings of this one",
         )
     return Checkpoint(**state)
 
@@ -110,12 +116,16 @@ def load_teacher(folder: Path, network: nn.Module) -> None:
     """Read the teacher's weights into an empty network of the same space.
 
     Raises:
-        FileInvalid: A run with a teacher goes on, but its file is gone.
+        FileInvalid: A run with a teacher goes on, but its file is gone, or is damaged.
     """
     path = folder / "teacher.safetensors"
     if not path.is_file():
-        raise FileInvalid(path, "the run's teacher is gone; give another folder to begin anew")
-    network.load_state_dict(load_file(path), assign=True)
+        raise FileInvalid(path, "the run's teacher is gone; give another --run folder to begin anew")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise FileInvalid(path, "is damaged; give another --run folder to begin anew") from error
+    network.load_state_dict(weights, assign=True)
 
 
 def log_line(folder: Path, values: Sequence[object]) -> None:

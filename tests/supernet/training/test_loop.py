@@ -311,7 +311,30 @@ def test_channels_are_sorted_only_before_steps_and_not_of_what_another_run_train
 
 
 def test_one_image_a_process_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="batches of 1 images for 1 processes, expected 2 or more"):
+    with pytest.raises(InvalidInput, match="--batch: got 1 images for 1 processes, expected 2 or more"):
         loop.train(fresh(), two_colours(), PHASES, tmp_path, batch=1)
     with pytest.raises(InvalidInput, match="got 1 training images"):
         loop.train(fresh(), two_colours(1), PHASES, tmp_path)
+
+
+def test_a_training_that_diverges_ends_with_the_rate_that_did_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MOST_LOST", 3)
+    images = two_colours()
+    phase = Phase("largest", 4, 1e30, (32,), subnets="largest")
+    with pytest.raises(InvalidInput, match=r"phase 'largest': the gradients of 3 steps.*a smaller --rate"):
+        loop.train(fresh(), images, [phase], tmp_path, batch=4, report=lambda _: None)
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    phases = (PHASES[0], Phase("random", 1, 1e-3, (32,), subnets="random"))
+    loop.train(fresh(), two_colours(), phases, tmp_path, batch=4, checkpoint_every=2, report=lambda _: None)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"no torch file"):
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(FileInvalid, match=r"checkpoint\.pt: is damaged; remove it to begin anew"):
+            loop.train(fresh(), two_colours(), phases, tmp_path, batch=4, report=lambda _: None)
+    (tmp_path / "teacher.safetensors").write_bytes(b"half")
+    with pytest.raises(FileInvalid, match=r"teacher\.safetensors: is damaged"):
+        run_files.load_teacher(tmp_path, fresh())

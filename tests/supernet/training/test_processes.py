@@ -53,6 +53,16 @@ def test_two_processes_with_half_the_batch_give_the_weights_of_one(tmp_path: Pat
             torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
 
 
+def test_processes_that_see_other_files_are_refused_before_they_go_apart(tmp_path: Path) -> None:
+    finished(tmp_path / "run" / "0", "batch", tmp_path / "weights")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, "-m", RUN, str(tmp_path / "run"), "apart", str(tmp_path / "other")]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert ended.returncode != 0
+    assert "got processes that do not see the same images, or the same files" in ended.stderr
+    assert not list(tmp_path.glob("other*"))
+
+
 def test_shares_of_a_batch_cover_it_without_overlap() -> None:
     batch = list(range(6))
     assert [batch[Group(rank, 3).share(6)] for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]

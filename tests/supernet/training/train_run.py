@@ -1,6 +1,7 @@
 """A short training run in a process of its own: ``python -m tests.supernet.training.train_run``.
 
-Arguments: the run's folder, ``batch`` or ``frozen`` (BN statistics), and where the weights go.
+Arguments: the run's folder, ``batch`` or ``frozen`` (BN statistics), and where the weights go; with
+``apart``, each process has a folder of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def main(folder: Path, statistics: str, out: Path) -> None:
     # Different weights in each process: they have to become those of the first one.
     network = fresh(seed=group.rank)
     table = any_statistics() if statistics == "frozen" else None
+    if statistics == "apart":
+        folder /= str(group.rank)
     options = {"batch": 4, "frozen": table, "group": group, "checkpoint_every": 2}
     loop.train(network, two_colours(), PHASES, folder, report=lambda line: print(line, flush=True), **options)
     save_file({n: p.detach().contiguous() for n, p in network.named_parameters()}, f"{out}.{group.rank}")
