@@ -47,6 +47,17 @@ MODULES = (
 ERROR = 2
 """Exit code of every error that Bespoke raises on purpose."""
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "PIL", "onnx"), "train"),
+    **dict.fromkeys(("sklearn", "yaml"), "tables"),
+    **dict.fromkeys(("onnxruntime", "psutil"), "agent"),
+    **dict.fromkeys(("alembic", "dbos", "fastapi", "obstore", "pydantic"), "service"),
+    **dict.fromkeys(("pydantic_settings", "sqlalchemy", "uvicorn"), "service"),
+    "matplotlib": "plots",
+    "openvino": "openvino",
+}
+"""What has to be installed for a module to be there."""
+
 
 def _assemble() -> typer.Typer:
     assembled = typer.Typer(
@@ -68,7 +79,7 @@ def main() -> None:
     """Run the command line.
 
     An error raised on purpose is one line on stderr and exit code 2, and so is a file that cannot be
-    read or written.
+    read or written, and a library that is not installed.
     """
     try:
         app()
@@ -78,6 +89,11 @@ def main() -> None:
         if error.filename is None:
             raise
         told = f"{error.filename}: {error.strerror}; expected a path that can be read and written"
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        told = f"this needs {missing}: pip install 'bespoke-search[{EXTRAS[missing]}]'"
     else:
         return
     print(f"bespoke: {told}", file=sys.stderr)

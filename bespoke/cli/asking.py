@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.supernet.errors import BudgetInfeasible, InvalidInput
+from bespoke.supernet.errors import BudgetInfeasible, InvalidInput, NotFound
+from bespoke.supernet.zoo import ZooEntry
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
 
@@ -57,6 +58,21 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def zoo_entry(name: str, folder: Path) -> ZooEntry:
+    """A supernet of a zoo's folder.
+
+    Raises:
+        NotFound: Names the folder too; ``supernet.zoo.entry`` tells of other errors.
+    """
+    from bespoke.supernet import zoo
+
+    try:
+        return zoo.entry(name, folder)
+    except NotFound as error:
+        where = "the bundled zoo" if folder == zoo.ROOT else str(folder)
+        raise NotFound(f"supernet in {where} (see --zoo)", name, error.known) from error
+
+
 def effort_of(population: int | None, generations: int | None) -> Any:
     """What is given of it, and else what is usual."""
     from bespoke.search import Effort
@@ -74,7 +90,7 @@ def search_parts(
     from bespoke.supernet.spaces import space as make_space
 
     if resolutions is not None:
-        found = make_space(name, sorted(set(read_sides(resolutions))), classes)
+        found = make_space(name, read_sides(resolutions), classes)
         table = read_table(tables) if tables else None
     elif tables:
         table = read_table(tables)
@@ -88,13 +104,13 @@ def search_parts(
 
 
 def read_sides(text: str) -> list[int]:
-    """Sides in pixels of ``--resolutions``.
+    """Sides in pixels of ``--resolutions``, each once, the smallest first.
 
     Raises:
         InvalidInput: They are no whole numbers.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        return sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise InvalidInput(f"--resolutions: got {text!r}, expected pixels such as 160,192,224") from None
 

@@ -11,6 +11,7 @@ import torch
 
 from bespoke.cli.plots import PLOTS, searched_front, write_plots
 from bespoke.predictors.card import fit_predictor, measure_accuracy, measure_subnets, write_card
+from bespoke.predictors.dataset import DATASET
 from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_weights
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.training.collection import collect_table
@@ -52,7 +53,8 @@ def staged(
         save_statistics(table, collected)
     folder = run / "entry" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "card.json").unlink(missing_ok=True)  # of the same run, finished with other options
+    for left in ("card.json", DATASET):  # of the same run, finished with other options
+        (folder / left).unlink(missing_ok=True)
     save_weights(network, folder / "weights.safetensors")
     save_statistics(load_statistics(network.space, collected), folder / STATISTICS)
     (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")

@@ -47,12 +47,18 @@ def write_plots(entry: ZooEntry, folder: Path, report: Callable[[str], None]) ->
         report: Told what cannot be drawn, and why.
 
     Raises:
+        InvalidInput: The entry has no predictor.
         FileInvalid: A picture cannot be written.
     """
+    if not (entry.folder / "predictor.json").is_file():
+        raise InvalidInput(
+            f"supernet {entry.name!r} has no accuracy predictor to draw: fit one first, with `bespoke zoo "
+            "measure` and `bespoke zoo fit`"
+        )
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
-    random, front = _random_points(entry), entry.card.get("front_points") or _predicted_front(entry)
+    (random, images), front = _random_points(entry), entry.card.get("front_points") or _predicted_front(entry)
     drawings: Mapping[str, Callable[[], bytes]] = {
-        "top1_macs.png": lambda: plot_front(random, front, f"{entry.name}: top-1 against MACs"),
+        "top1_macs.png": lambda: plot_front(random, front, f"{entry.name}: top-1 against MACs", images),
         "effects.png": lambda: plot_effects(
             entry.space,
             choice_effects(entry.space, predictor),
@@ -71,18 +77,20 @@ def write_plots(entry: ZooEntry, folder: Path, report: Callable[[str], None]) ->
     return written
 
 
-def _random_points(entry: ZooEntry) -> list[Mapping[str, Any]]:
-    """Of the card, on validation images; else the predictor's data set, on held-out training images."""
+def _random_points(entry: ZooEntry) -> tuple[list[Mapping[str, Any]], str]:
+    """Of the card, on validation images; else the predictor's data set. And of which images they are."""
     if "random_points" in entry.card:
-        return list(entry.card["random_points"])
+        return list(entry.card["random_points"]), "validation images"
+    held_out = "held-out training images"
     known = read_dataset(entry.folder / DATASET, entry.space)
     if not len(known):
-        return []
+        return [], held_out
     macs = CostTable(entry.space).macs(encode(entry.space, known.architectures))
-    return [
+    found: list[Mapping[str, Any]] = [
         {"resolution": a.resolution, "macs": float(m), "top1": t}
         for a, m, t in zip(known.architectures, macs, known.top1, strict=True)
     ]
+    return found, held_out
 
 
 def _predicted_front(entry: ZooEntry) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_number, read_sides
+from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_number, read_sides, zoo_entry
 from bespoke.supernet.architecture import SearchSpace
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.whole_files import write_file
@@ -23,7 +23,12 @@ DEFAULT_SPACE, DEFAULT_SIDES = "ofa-mobilenetv3-w1.0", (96, 112, 128)
 FEWEST_DRAWN = 3
 """Subnets that follow from the seed alone: a third of them judges the predictor."""
 
-OtherZoo = Annotated[Path | None, typer.Option("--zoo", help="Another zoo's folder.")]
+DEFAULT_RUNS = Path("var/train")
+
+OtherZoo = Annotated[
+    Path | None,
+    typer.Option("--zoo", envvar="BESPOKE_ZOO", help="A zoo's folder; the bundled one otherwise."),
+]
 
 zoo_app = typer.Typer(help="The pre-trained supernets.", no_args_is_help=True)
 
@@ -71,9 +76,10 @@ def train(
         int, typer.Option(help="Crops of each image that are evaluated for the predictor: 1 to 4.")
     ] = 1,
     random: Annotated[int, typer.Option(help="Random subnets whose top-1 the card tells.")] = 50,
-    run: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = Path(
-        "var/train"
-    ),
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; the same folder resumes it. var/train/NAME by default."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="All randomness follows from it.", callback=check_seed)] = 0,
     start: Annotated[
@@ -91,7 +97,7 @@ def train(
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.statistics import check_covered
     from bespoke.supernet.training.collection import table_architectures
-    from bespoke.supernet.training.data import read_splits, side_for
+    from bespoke.supernet.training.data import read_splits
     from bespoke.supernet.training.fine_tuning import check_head_is_trained, like, start_from
     from bespoke.supernet.training.initialisation import initialised
     from bespoke.supernet.training.loop import check_batch
@@ -99,6 +105,7 @@ def train(
     from bespoke.supernet.training.phase import Phase, scaled, with_epochs
     from bespoke.supernet.training.processes import join, leave
     from bespoke.supernet.training.recipes import recipe as recipe_phases
+    from bespoke.supernet.training.sides import side_for
     from bespoke.supernet.zoo.writing import NAME, check_target
 
     # All that can be refused is refused here, and not when the images are read or the hours are spent.
@@ -118,11 +125,22 @@ def train(
             f"--out: got a folder named {out.name!r}, expected at most 100 letters, digits, '.', '_' or '-', "
             "the first one a letter or a digit: it is the supernet's name"
         )
-    started = None if start is None else zoo.entry(start, zoo_folder or zoo.ROOT)
+    run = run or DEFAULT_RUNS / out.name
+    if (out / "space.json").is_file() and not (run / "checkpoint.pt").is_file():
+        raise InvalidInput(
+            f"--out: {out} is a supernet already, and {run} holds no training to go on with: give another "
+            "--out, or remove it first"
+        )
+    started = None if start is None else zoo_entry(start, zoo_folder or zoo.ROOT)
+    if started and space not in (None, started.space.name):
+        raise InvalidInput(
+            f"--space: got {space!r}, and --start is of space {started.space.name!r}: leave --space out, or "
+            "start from another supernet"
+        )
     sides, lengths = _sides(resolutions, space, started), None if epochs is None else _lengths(epochs)
 
     def chosen_of(classes: int) -> SearchSpace:
-        if started and space in (None, started.space.name):
+        if started:
             return like(started.space, sides, classes)
         return make_space(space or DEFAULT_SPACE, sides, classes)
 
@@ -175,7 +193,9 @@ def train(
     command += ["--zoo", zoo_folder.absolute().name] if start and zoo_folder else []
     command += ["--out", out.name]
     epochs_before = float(started.card.get("epochs", 0)) if started else 0.0
+    shown = f"{sides[0]} to {sides[-1]} px" if len(sides) > 1 else f"{sides[0]} px"
     fields: dict[str, Any] = {
+        "summary": f"{chosen.name} on {data.absolute().name}, {chosen.classes} classes, {shown}",
         "classes": list(images.classes),
         "images": len(training),
         "epochs": round(epochs_before + sum(phase.epochs for phase in phases), 2),
@@ -211,12 +231,12 @@ def extract(
     """Cut a subnet out of a supernet, as ONNX with its weights."""
     from bespoke.supernet.architecture import read_architecture
     from bespoke.supernet.subnet import load_network, materialise
-    from bespoke.supernet.training.calibration_images import few_images
-    from bespoke.supernet.training.data import side_for
+    from bespoke.supernet.training.data import evenly, read_split
     from bespoke.supernet.training.evaluation import CALIBRATION_IMAGES, calibrated_statistics
-    from bespoke.supernet.zoo import ROOT, entry
+    from bespoke.supernet.training.sides import side_for
+    from bespoke.supernet.zoo import ROOT
 
-    opened = entry(supernet, zoo_folder or ROOT)
+    opened = zoo_entry(supernet, zoo_folder or ROOT)
     try:
         fields = json.loads(sys.stdin.read() if str(architecture) == "-" else architecture.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -225,7 +245,7 @@ def extract(
     statistics = None
     if images:
         network = load_network(opened)
-        few = few_images(images, CALIBRATION_IMAGES, side_for([chosen.resolution]))
+        few = read_split(images, "train", side_for([chosen.resolution]), choose=evenly(CALIBRATION_IMAGES))
         statistics = calibrated_statistics(network, chosen, few)
     model = materialise(opened, chosen, statistics=statistics, dynamic_batch=dynamic_batch)
     write_file(out, model)
@@ -255,9 +275,9 @@ def zoo_show(
 ) -> None:
     """Show a supernet's model card."""
     from bespoke.cli.plots import write_plots
-    from bespoke.supernet.zoo import ROOT, entry
+    from bespoke.supernet.zoo import ROOT
 
-    opened = entry(name, zoo_folder or ROOT)
+    opened = zoo_entry(name, zoo_folder or ROOT)
     told = {"name": name, "digest": opened.digest, "space": opened.space.to_json(), **opened.card}
     if plots:
         told["plots"] = [str(path) for path in write_plots(opened, plots, progress)]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_sides
+from bespoke.cli.asking import EntryName, Json, check_seed, progress, read_sides, zoo_entry
 from bespoke.cli.weights import zoo_app
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 
@@ -47,6 +47,10 @@ def zoo_import(
     predictor: Annotated[
         str | None, typer.Option(help="The published accuracy predictor: a file or address.")
     ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Names of its classes: its image folder, or a file with one a line; sorted."),
+    ] = None,
     zoo_folder: ZooFolder = Path("var/zoo"),
     as_json: Json = False,
 ) -> None:
@@ -63,6 +67,7 @@ def zoo_import(
     if name is not None:
         check_new_name(name, zoo_folder)
     sides = None if resolutions is None else tuple(read_sides(resolutions))
+    class_names = None if classes is None else _class_names(classes)
     files = _Files(zoo_folder / ".downloads")
     try:
         found = _bring(files, source, sha256, config)
@@ -77,7 +82,10 @@ def zoo_import(
         files.forget(error.path)  # Else the next call would find the same file, and fail again.
         raise
     table = constant_table(space, official.statistics) if isinstance(space, FixedNetwork) else None
+    if class_names and len(class_names) != space.classes:
+        raise InvalidInput(f"--classes: got {len(class_names)} names, expected {space.classes}")
     card = _card(source, found.weights, space.classes, specialised=table is not None)
+    card |= {"classes": class_names} if class_names else {}
 
     def with_predictor(folder: Path) -> None:
         if isinstance(predicts, MlpPredictor | GaussianPredictor):
@@ -106,6 +114,7 @@ def zoo_calibrate(
     cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
     architectures: Annotated[int, typer.Option(help="Random subnets to see.")] = 2000,
     batch: Annotated[int, typer.Option(help="Images for each.")] = 64,
+    most: Annotated[int, typer.Option(help="Images to decode at most, of all classes alike.")] = 20_000,
     seed: Annotated[int, typer.Option(help="All randomness follows from it.", callback=check_seed)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
@@ -115,16 +124,21 @@ def zoo_calibrate(
     from bespoke.supernet.statistics import check_covered
     from bespoke.supernet.subnet import load_network
     from bespoke.supernet.training.collection import collect_table, table_architectures
-    from bespoke.supernet.training.data import read_split, side_for
+    from bespoke.supernet.training.data import evenly, read_split
     from bespoke.supernet.training.processes import device_of
-    from bespoke.supernet.zoo import STATISTICS, entry
+    from bespoke.supernet.training.sides import side_for
+    from bespoke.supernet.zoo import STATISTICS
 
     if batch < 2:
         raise InvalidInput(f"--batch: got {batch}, expected 2 or more: one image has no BN statistics")
+    if most < batch:
+        raise InvalidInput(f"--most: got {most}, expected {batch} or more, the images for one subnet")
     device_of(device)
-    opened = entry(name, zoo_folder)
+    opened = zoo_entry(name, zoo_folder)
     check_covered(opened.space, table_architectures(opened.space, architectures, seed))
-    found = read_split(images, "train", side_for(opened.space.dimensions[-1].choices), cache)
+    found = read_split(
+        images, "train", side_for(opened.space.dimensions[-1].choices), cache, choose=evenly(most)
+    )
     table = collect_table(
         load_network(opened),
         found,
@@ -231,6 +245,30 @@ class _Files:
                 sha256=sha256,
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),
             )
+
+
+def _class_names(source: Path) -> list[str]:
+    """Names of classes, in the order of the classifier's outputs, which is that of their folders.
+
+    Raises:
+        InvalidInput: They are not sorted, or come twice: folders would be taken for other classes.
+        FileInvalid: The file is no text, or the folder holds no images.
+    """
+    from bespoke.supernet.training.folders import list_split
+
+    if source.is_dir():
+        return list(list_split(source, "train").classes)
+    try:
+        names = source.read_text().split("\n")
+    except UnicodeDecodeError as error:
+        raise FileInvalid(source, f"is no text ({error}); expected a class's name a line") from error
+    names = [name.strip() for name in names if name.strip()]
+    if names != sorted(set(names)):
+        raise InvalidInput(
+            f"--classes: the names in {source} are not sorted, or come twice; expected those of the class "
+            "folders, in their order"
+        )
+    return names
 
 
 def _one_side(sides: tuple[int, ...] | None, found: _Found) -> int:

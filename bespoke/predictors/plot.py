@@ -20,7 +20,7 @@ Points = Sequence[Mapping[str, Any]]
 """Architectures with ``macs``, ``top1`` (measured), ``top1_predicted`` and ``resolution``."""
 
 
-def plot_front(random: Points, front: Points, title: str = "") -> bytes:
+def plot_front(random: Points, front: Points, title: str = "", images: str = "") -> bytes:
     """Draw top-1 against MACs: random subnets as dots, searched ones as a line.
 
     Args:
@@ -28,6 +28,7 @@ def plot_front(random: Points, front: Points, title: str = "") -> bytes:
         front: What searches found at several limits, cheapest first; measured where ``top1`` is
             there, and predicted.
         title: Above the picture.
+        images: Of which images the measured top-1 is.
 
     Returns:
         A PNG of 1350 x 900 pixels; the same bytes for the same points.
@@ -57,7 +58,7 @@ def plot_front(random: Points, front: Points, title: str = "") -> bytes:
         if seen:
             axes.plot(*_xy(seen, "top1"), color=FRONT, lw=1.2, marker="o", ms=5, label="searched, measured")
     axes.set_xlabel("MACs, millions", color=INK)
-    axes.set_ylabel("top-1, %", color=INK)
+    axes.set_ylabel(f"top-1, %, {images}" if images else "top-1, %", color=INK)
     _finish(axes, title)
     axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
     return _png(figure)

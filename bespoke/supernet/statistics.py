@@ -177,7 +177,8 @@ def check_covered(space: SearchSpace, architectures: Sequence[Architecture]) -> 
         if full < FEWEST_SAMPLES or not made[seen][:, list(layout.choices)].any(0).all():
             raise StatisticsMissing(
                 f"statistics table: {len(architectures)} architectures do not cover the choices before "
-                f"{site}, or its full width: give more of them"
+                f"{site}, or its full width: give more of them (see --statistics of train, or "
+                "--architectures of calibrate)"
             )
 
 

@@ -258,6 +258,20 @@ def test_help_needs_neither_torch_nor_fastapi_nor_onnx() -> None:
         assert command in done.stdout
 
 
+def test_a_library_that_is_not_installed_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "sys.argv = ['bespoke', 'train', '--data', 'photos', '--out', 'mine']\n"
+        "from bespoke.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bespoke: this needs torch: pip install 'bespoke-search[train]'\n"
+
+
 def test_published_files_give_the_published_values(official: Path) -> None:
     samples = json.loads((official / "reference_values.json").read_text())["samples"]
     tables = {file.name[:3]: file for file in (official / "note10").iterdir()}

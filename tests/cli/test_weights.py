@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from bespoke.cli import app
@@ -89,15 +90,21 @@ def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, P
 def test_two_processes_of_torchrun_finish_a_run_as_one_does(
     trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained[0], tmp_path / "run")
+    run = tmp_path / "run"
     train = ("train", "--data", photos, "--out", tmp_path / "mine", "--run", run, *begun, *SHORT)
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "bespoke.cli")
     ended = subprocess.run(
         [sys.executable, "-m", *torchrun, *map(str, train)], capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == json.loads(trained[2])  # one of them prints it
-    assert zoo.entry("mine", tmp_path).card == json.loads(trained[2])
+    card, alone = json.loads(ended.stdout), json.loads(trained[2])  # one of them prints it
+    assert zoo.entry("mine", tmp_path).card == card
+    same = ("classes", "images", "epochs", "phases", "command", "held_out", "images_digest")
+    assert {name: card[name] for name in same} == {name: alone[name] for name in same}
+    assert (run / "log.csv").read_text().count("\n") == 7
+    assert len(list((run / "images").iterdir())) == 4  # training and validation images, decoded once
+    weights = load_file(tmp_path / "mine" / "weights.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 def test_pictures_are_drawn_from_the_card(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -195,16 +202,17 @@ def test_numbers_that_cannot_be_read_are_told_before_any_image_is(
         (("--recipe", "other"), "no recipe named 'other'"),
         (("--space", "other"), "no space named 'other'"),
         (("--epochs", "1,2,3"), "expected 2 numbers"),
-        (("--resolutions", "128,96"), "resolutions"),
+        (("--resolutions", "96,0"), "resolutions"),
+        (("--start", "narrow", "--space", "ofa-resnet50"), "--space: got 'ofa-resnet50', and --start is of"),
         (("--seed", -1), "--seed: got -1"),
         (("--seed", 2**63), "--seed: got"),
         (("--side", 0), "--side: got 0"),
         (("--scale", "inf"), "--scale: got inf, expected a positive factor"),
         (("--rate", "nan"), "--rate: got nan, expected a positive factor"),
-        (("--start", ""), "no supernet named ''"),
+        (("--start", ""), r"no supernet in .*begun0 \(see --zoo\) named ''; known: narrow"),
         (("--out", "my zoo/my net"), "--out: got a folder named 'my net'"),
         (("--start", "narrow", "--statistics", 130, "--device", "gpu"), "got 'gpu', expected cpu or cuda"),
-        (("--start", "narrow", "--statistics", 130, "--batch", 1), "got batches of 1 images"),
+        (("--start", "narrow", "--statistics", 130, "--batch", 1), "--batch: got 1 images"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_any_image_is_read(
@@ -214,6 +222,23 @@ def test_what_cannot_be_trained_is_told_before_any_image_is_read(
     with pytest.raises(BespokeError, match=told):
         bespoke("train", "--data", images, "--out", tmp_path / "mine", "--run", run, *begun[2:], *options)
     assert not run.exists()
+
+
+def test_another_training_does_not_replace_an_entry(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, root, _ = trained
+    with pytest.raises(InvalidInput, match=r"mine is a supernet already, and .* holds no training to go on"):
+        bespoke("train", "--data", tmp_path / "nothing", "--out", root / "mine", "--run", tmp_path / "other")
+
+
+def test_a_run_is_kept_under_its_supernets_name(
+    photos: Path, begun: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path("var/train/mine/checkpoint.pt")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"half")
+    with pytest.raises(FileInvalid, match=f"{checkpoint}: is damaged"):
+        bespoke("train", "--data", photos, "--out", tmp_path / "mine", *begun, *SHORT)
 
 
 def test_a_place_where_no_entry_can_come_is_told_before_any_image_is_read(tmp_path: Path) -> None:

@@ -22,13 +22,15 @@ from bespoke.predictors import read_predictor
 from bespoke.predictors.fitting import fit
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import encode
-from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, StatisticsMissing
+from bespoke.supernet.checkpoints import save_statistics
+from bespoke.supernet.errors import BespokeError, FileInvalid, InvalidInput, NotFound, StatisticsMissing
 from bespoke.supernet.genomes import largest, smallest, stratified
 from bespoke.supernet.networks.chain import ChainSupernet, norm_sites
 from bespoke.supernet.official_names import official_names
 from bespoke.supernet.spaces import space
 from bespoke.supernet.subnet import load_network
 from tests.supernet.official_reference import mobile_config, mobile_forward, random_state
+from tests.supernet.training.tiny import any_statistics
 
 STAGES = [[[3, 3], [5, 4]], [[3, 3]], [[7, 4]], [[3, 3]], [[3, 6]], [[5, 4]]]
 
@@ -113,6 +115,58 @@ def test_an_imported_supernet_gives_subnets_once_there_are_images(
     (logits,) = session.run(None, {"image": np.ones((1, 3, 32, 32), np.float32)})
     assert logits.shape == (1, 4)
     assert np.isfinite(logits).all()
+
+
+def test_the_classes_of_an_imported_supernet_can_be_named(
+    published: Path, images: Path, tmp_path: Path
+) -> None:
+    names, root = tmp_path / "names.txt", tmp_path / "zoo"
+    imported = ["zoo", "import", published / "ofa_mbv3", "--zoo", root, "--resolutions", "64", "--classes"]
+    for text, told in (
+        ("a\nb\nc\n", "got 3 names, expected 4"),
+        ("b\na\nc\nd", "not sorted"),
+        ("a\na", "twice"),
+    ):
+        names.write_text(text)
+        with pytest.raises(InvalidInput, match=f"--classes: .*{told}"):
+            bespoke(*imported, names)
+    with pytest.raises(InvalidInput, match="--classes: got 2 names, expected 4"):
+        bespoke(*imported, images)
+    names.write_bytes(b"\xff")
+    with pytest.raises(FileInvalid, match="is no text"):
+        bespoke(*imported, names)
+    assert not zoo.names(root)
+    names.write_text("a\nb\r\n\nc d\ne\n")
+    bespoke(*imported, names)
+    assert zoo.entry("ofa-mobilenetv3-w1.0", root).card["classes"] == ["a", "b", "c d", "e"]
+
+
+def test_images_of_other_classes_than_an_imported_supernets_measure_nothing(
+    published: Path, images: Path, tmp_path: Path
+) -> None:
+    root, dataset = tmp_path / "zoo", tmp_path / "set.jsonl"
+    bespoke("zoo", "import", published / "ofa_mbv3", "--zoo", root, "--resolutions", "64")
+    measure = ("zoo", "measure", "ofa-mobilenetv3-w1.0", "--zoo", root, "--dataset", dataset, "--images")
+    with pytest.raises(StatisticsMissing, match="has no BN statistics"):
+        bespoke(*measure, tmp_path / "nothing here")
+    entry = zoo.entry("ofa-mobilenetv3-w1.0", root)
+    save_statistics(any_statistics(entry.space), entry.folder / zoo.STATISTICS)
+    with pytest.raises(FileInvalid, match=r"got 2 classes: class0, class1; supernet .* knows 4;"):
+        bespoke(*measure, images, "--cache", tmp_path)
+    with pytest.raises(InvalidInput, match="has no accuracy predictor to draw: fit one first"):
+        bespoke("zoo", "show", "ofa-mobilenetv3-w1.0", "--zoo", root, "--plots", tmp_path / "plots")
+    assert not dataset.exists()
+
+
+def test_a_zoo_that_the_environment_names_is_listed_and_shown(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESPOKE_ZOO", str(tmp_path))
+    bespoke("zoo", "import", published / "ofa_mbv3", "--resolutions", "64", "--name", "mine")
+    assert bespoke("zoo", "list").split() == ["mine"]
+    assert "imported; 4 classes" in bespoke("zoo", "show", "mine")
+    with pytest.raises(NotFound, match=r"no supernet in .* named 'other'; known: mine"):
+        bespoke("zoo", "show", "other")
 
 
 def test_a_wrong_file_costs_no_download_but_its_own(address: str, tmp_path: Path) -> None:

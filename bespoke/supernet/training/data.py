@@ -7,23 +7,24 @@ into it, so that an epoch costs no JPEG decoding.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,13 +33,14 @@ from bespoke.supernet.training.augmentation import SMALLEST_AREA, draw_crops, re
 from bespoke.supernet.training.cifar import cifar_folder, read_cifar
 from bespoke.supernet.training.folders import list_split
 from bespoke.supernet.training.processes import Group
+from bespoke.supernet.training.sides import CROP_SHARE, SIDE
 from bespoke.supernet.whole_files import replacing
 from bespoke.supernet.zoo import MEAN, STD
 
-CROP_SHARE = 0.875
-
-SIDE = 160
-"""Of the squares that are kept, unless asked otherwise."""
+try:
+    import fcntl
+except ImportError:  # On Windows, where files that are open cannot be removed anyway.
+    fcntl = None  # type: ignore[assignment]
 
 DECODER = 2
 """Goes up when files are decoded to other pixels than before: what an older one kept is made again."""
@@ -49,10 +51,14 @@ _LONGEST = 8
 _LOOKED_AT = 64
 """Images whose pixels tell a set from another one."""
 
-_ABANDONED_S = 3600.0
-"""Half-made files that nobody wrote to for so long are of a process that was killed."""
+_DECODED_AT_ONCE = 64
+"""Images that a thread takes at a time: a million tasks would take memory of their own."""
+
+_YOUNG_S = 60.0
+"""A file that is being made may not be locked yet."""
 
 T = TypeVar("T")
+Choose = Callable[[int], NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ class ImageSet:
         return self.subset(order[held_out:]), self.subset(order[:held_out])
 
 
-def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = None) -> ImageSet:
+def read_split(
+    root: Path, split: str, side: int = SIDE, cache: Path | None = None, *, choose: Choose | None = None
+) -> ImageSet:
     """Read the training or validation images, each one's shorter side scaled to ``side``, centre cropped.
 
     CIFAR's images keep their 32 pixels. Layouts: see ``folders.py`` and ``cifar.py``.
@@ -117,6 +125,7 @@ def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = No
         side: Side of the kept squares in pixels.
         cache: A folder to keep the decoded array in, mapped into memory instead of loaded; None
             decodes every time.
+        choose: Which of so many images to read, by number; all of them unless given.
 
     Raises:
         FileInvalid: There is no such folder, or it holds no readable image.
@@ -124,8 +133,11 @@ def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = No
     cifar = cifar_folder(root)
     if cifar is not None:
         tiny, known, classes = read_cifar(cifar, split)
-        return ImageSet(torch.from_numpy(tiny), torch.from_numpy(known), classes)
+        every = ImageSet(torch.from_numpy(tiny), torch.from_numpy(known), classes)
+        return every if choose is None else every.subset(choose(len(every)))
     listing = list_split(root, split)
+    if choose is not None:
+        listing = listing.subset(choose(len(listing.paths)).tolist())
     listed = "\n".join(f"{p.relative_to(root)} {_state(p)}" for p in listing.paths)
     key = f"{DECODER}\n{side}\n{root.resolve()}\n{listed}"
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -134,16 +146,22 @@ def read_split(root: Path, split: str, side: int = SIDE, cache: Path | None = No
         images = np.empty((len(listing.paths), side, side, 3), np.uint8)
         good = decode_into(images, listing.paths)
     else:
+        _remove_abandoned(kept.parent)
         if not kept.exists():
             _decode_to_file(kept, listing.paths, side)
         images, good = np.load(kept, mmap_mode="r"), np.load(kept.with_suffix(".good.npy"))
     if not good.any():
-        raise FileInvalid(root, "not one image could be decoded")
+        raise FileInvalid(root, f"not one of {len(good)} images could be decoded")
     labels = torch.tensor(listing.labels)[torch.from_numpy(good)]
     unread = (p for p, ok in zip(listing.paths, good, strict=True) if not ok)
     skipped = tuple(map(str, (*listing.passed_over, *unread)))
     rows = None if good.all() else torch.from_numpy(np.flatnonzero(good))
     return ImageSet(_as_tensor(images), labels, listing.classes, skipped, rows)
+
+
+def evenly(count: int) -> Choose:
+    """So many images at most, of all classes alike: they are listed class by class."""
+    return lambda length: np.unique(np.linspace(0, length - 1, count).round().astype(np.intp))
 
 
 def _as_tensor(images_NHWC: NDArray[np.uint8]) -> Tensor:
@@ -162,23 +180,31 @@ def _state(path: Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
-def side_for(resolutions: Sequence[int]) -> int:
-    """The least side at which no crop of these resolutions has to be enlarged; ``SIDE`` at least."""
-    return max(SIDE, *(math.ceil(resolution / CROP_SHARE) for resolution in resolutions))
-
-
 def read_splits(root: Path, side: int, cache: Path, group: Group) -> tuple[ImageSet, ImageSet]:
-    """Read training and validation images; of several processes, one decodes and all map its files.
+    """Read what a network is trained and judged on; of several processes, one decodes and all map its files.
 
     Raises:
-        FileInvalid: See ``read_split``.
+        FileInvalid: See ``read_split``; or there are fewer than two classes, or one without an image that
+            can be read.
     """
+    if cifar_folder(root) is None and len(classes := list_split(root, "train").classes) < 2:
+        raise FileInvalid(
+            root,
+            f"got one class, {classes[0]!r}; expected two or more: ROOT/train/<class>/* or ROOT/<class>/*",
+        )
     if not group.leads:
         group.wait()
-    found = read_split(root, "train", side, cache), read_split(root, "val", side, cache)
+    training, validation = read_split(root, "train", side, cache), read_split(root, "val", side, cache)
     if group.leads:
         group.wait()
-    return found
+    of_class = torch.bincount(training.labels_N, minlength=len(training.classes)).tolist()
+    unread = [name for name, count in zip(training.classes, of_class, strict=True) if not count]
+    if unread:
+        raise FileInvalid(
+            root,
+            f"no training image can be read of the classes {unread}; replace them, or remove their folders",
+        )
+    return training, validation
 
 
 def decode_into(
@@ -186,18 +212,18 @@ def decode_into(
 ) -> NDArray[np.bool_]:
     """Decode images into an array of squares; returns which ones could be read, shape (N,)."""
 
-    def decode(number: int) -> bool:
-        return _decode(paths[number], images_NHWC[number])
+    def decode(start: int) -> list[bool]:
+        numbers = range(start, min(start + _DECODED_AT_ONCE, len(paths)))
+        return [_decode(paths[number], images_NHWC[number]) for number in numbers]
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return np.fromiter(pool.map(decode, range(len(paths))), np.bool_, len(paths))
+        parts = pool.map(decode, range(0, len(paths), _DECODED_AT_ONCE))
+        return np.fromiter(itertools.chain.from_iterable(parts), np.bool_, len(paths))
 
 
 def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
-    for left in kept.parent.glob(f".{kept.name}.*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            left.unlink(missing_ok=True)
-    with replacing(kept) as partial:
+    with replacing(kept) as partial, partial.open("rb") as held:
+        _lock(held)
         _reserve(partial, len(paths) * side * side * 3)
         images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side, 3))
         good = decode_into(images, paths)
@@ -208,13 +234,28 @@ def _decode_to_file(kept: Path, paths: tuple[Path, ...], side: int) -> None:
             np.save(file, good)
 
 
+def _remove_abandoned(cache: Path) -> None:
+    """Remove what processes were killed in the middle of decoding: nobody holds its lock."""
+    for left in cache.glob(".*.npy.*"):
+        with suppress(OSError), left.open("rb") as held:
+            _lock(held)
+            if time.time() - os.fstat(held.fileno()).st_ctime > _YOUNG_S:
+                left.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Hold a file's lock until it is closed; an ``OSError`` where another process does."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _reserve(path: Path, size: int) -> None:
     """See that so many bytes fit where the file lies: a mapped file on a full disk ends the process."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise Unavailable(
             f"{path.parent}: the decoded images take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
-            "make room, or take another folder or smaller images"
+            "make room, or give another folder (--run or --cache) or a smaller --side"
         )
 
 
@@ -226,7 +267,7 @@ def _decode(path: Path, square_HWC: NDArray[np.uint8]) -> bool:
             file.draft("RGB", (4 * side, 4 * side))
             file.load()
             image = _rgb(_upright(file))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Damaged files fail in as many ways as there are decoders; each one is named.
         return False
     image = _centre(image, _LONGEST * min(image.size))
     scale = side / min(image.size)

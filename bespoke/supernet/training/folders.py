@@ -4,13 +4,14 @@ Read are ``ROOT/train/<class>/<image>`` or ``ROOT/<class>/<image>``, with ``ROOT
 beside them. Where there is no validation folder every tenth image of each class is for validation,
 chosen by a hash of its name, so that the same folder is always split in the same way, on every machine.
 ``train`` and ``val`` are splits where class folders stand in them, and names of classes like any other
-where they hold images.
+where they hold images. A folder without an image in it is no class.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bespoke.supernet.errors import FileInvalid
@@ -34,13 +35,18 @@ class Listing:
         paths: In a fixed order.
         labels: Index of each one's class.
         classes: Names of the classes.
-        passed_over: What else stands in the folders of classes: other files, and folders.
+        passed_over: What else stands in the folders of classes, and folders that are none.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     passed_over: tuple[Path, ...] = ()
+
+    def subset(self, rows: Sequence[int]) -> Listing:
+        """These of the images."""
+        paths, labels = tuple(self.paths[row] for row in rows), tuple(self.labels[row] for row in rows)
+        return replace(self, paths=paths, labels=labels)
 
 
 def list_split(root: Path, split: str) -> Listing:
@@ -52,14 +58,16 @@ def list_split(root: Path, split: str) -> Listing:
 
     Raises:
         FileInvalid: There is no such folder, no image in it, or a validation class that has no
-            folder among the training images.
+            folder among the training images, or validation images without class folders.
     """
     if not root.is_dir():
         raise FileInvalid(root, "no such folder; expected ROOT/train/<class>/*.jpg or ROOT/<class>/*.jpg")
     training, validation = _found(root, TRAIN), _found(root, VALIDATION)
     folder = training or root
+    if training is not None and validation is None:
+        _check_no_flat_validation(root)
     classes = class_names(folder)
-    if training is None and not any(_images(root / name) for name in classes if name not in _SPLITS):
+    if training is None and not set(classes) - _SPLITS:
         if split == "val" and validation is not None:
             return _listed(validation, class_names(validation))
         raise _no_image(root)
@@ -78,19 +86,34 @@ def list_split(root: Path, split: str) -> Listing:
     kept = [i for i in range(len(everything.paths)) if (i in held) == (split == "val")]
     if not kept:
         raise FileInvalid(folder, "too few images to hold some out; expected two or more of a class")
-    paths, labels = everything.paths, everything.labels
-    passed_over = everything.passed_over if split == "train" else ()
-    return Listing(tuple(paths[i] for i in kept), tuple(labels[i] for i in kept), classes, passed_over)
+    found = everything.subset(kept)
+    return found if split == "train" else replace(found, passed_over=())
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's classes, sorted: its folders, without hidden ones and a validation split."""
-    return tuple(p.name for p in _folders(folder) if p.name not in VALIDATION or not _folders(p))
+    """Names of a folder's classes, sorted: those of its folders that hold images, without hidden ones."""
+    return tuple(p.name for p in _folders(folder) if _is_class(p))
+
+
+def _is_class(folder: Path) -> bool:
+    is_split = folder.name in VALIDATION and _folders(folder)
+    return not is_split and any(_is_image(path) for path in folder.iterdir())
 
 
 def _found(root: Path, names: tuple[str, ...]) -> Path | None:
     """The first of these folders that is a split: a class of that name holds no folders."""
     return next((root / name for name in names if (root / name).is_dir() and _folders(root / name)), None)
+
+
+def _check_no_flat_validation(root: Path) -> None:
+    """See that no validation images are passed over for want of their classes, as ImageNet's come."""
+    for folder in (root / name for name in VALIDATION):
+        if folder.is_dir() and _is_class(folder):
+            raise FileInvalid(
+                folder,
+                f"got images without class folders; expected {folder.name}/<class>/*: sort them into the "
+                "classes of the training images, or rename the folder to leave them out",
+            )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -99,7 +122,11 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in folder.iterdir() if _is_image(p))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
@@ -112,6 +139,7 @@ def _listed(folder: Path, classes: tuple[str, ...]) -> Listing:
             paths += found
             labels += [label] * len(found)
             passed_over += sorted({p for p in (folder / name).iterdir() if p.name[0] != "."} - set(found))
+    passed_over += [p for p in _folders(folder) if not _is_class(p) and p.name not in {*TRAIN, *VALIDATION}]
     if not paths:
         raise _no_image(folder)
     return Listing(tuple(paths), tuple(labels), classes, tuple(passed_over))
@@ -133,9 +161,12 @@ def _name(path: Path, folder: Path) -> bytes:
 def _held_out(listing: Listing, folder: Path) -> set[int]:
     """Every tenth image of each class, at least one where it has two."""
     keys = [hashlib.sha256(_name(p, folder)).digest() for p in listing.paths]
+    of_class: list[list[int]] = [[] for _ in listing.classes]
+    for number, label in enumerate(listing.labels):
+        of_class[label].append(number)
     held: set[int] = set()
-    for label in range(len(listing.classes)):
-        own = sorted((i for i, at in enumerate(listing.labels) if at == label), key=keys.__getitem__)
+    for found in of_class:
+        own = sorted(found, key=keys.__getitem__)
         count = max(1, round(VALIDATION_SHARE * len(own))) if len(own) > 1 else 0
         held.update(own[:count])
     return held

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from bespoke.supernet.errors import FileInvalid, Unavailable
 from bespoke.supernet.training import data
-from bespoke.supernet.training.data import View, augmented, evaluation_pixels, read_split, training_batch
+from bespoke.supernet.training.data import (
+    View,
+    augmented,
+    evaluation_pixels,
+    evenly,
+    read_split,
+    read_splits,
+    training_batch,
+)
+from bespoke.supernet.training.processes import Group
 
 
 @pytest.fixture
@@ -42,6 +52,18 @@ def test_a_broken_image_is_skipped_and_named(folder: Path) -> None:
     images = read_split(folder, "train", side=40)
     assert len(images) == 6
     assert [Path(p).name for p in images.skipped] == ["broken.png"]
+
+
+def test_a_decoder_that_fails_in_its_own_way_skips_the_image(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        if image.height == 60:
+            raise RuntimeError("the decoder's own words")
+        return image
+
+    monkeypatch.setattr(data, "_rgb", fail)
+    assert [Path(p).name for p in read_split(folder, "train", side=40).skipped] == ["1.png", "1.png"]
 
 
 def test_other_kinds_of_images_are_read_and_what_is_none_is_named(folder: Path) -> None:
@@ -82,14 +104,64 @@ def test_too_little_room_for_the_decoded_images_is_told_before_the_work(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_cache_is_used_until_the_folder_changes(folder: Path, tmp_path: Path) -> None:
+def test_the_cache_is_used_until_the_folder_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     first = read_split(folder, "train", side=40, cache=cache)
-    again = read_split(folder, "train", side=40, cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "decode_into", lambda *_: pytest.fail("decoded again"))
+        again = read_split(folder, "train", side=40, cache=cache)
     assert torch.equal(first.pixels(), again.pixels())
     assert len(list(cache.glob("*.good.npy"))) == 1
     (folder / "train" / "cat" / "0.png").unlink()
     assert len(read_split(folder, "train", side=40, cache=cache)) == 5
+
+
+def test_what_a_killed_process_left_half_decoded_is_removed_and_what_is_being_made_is_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    left, held, young = (cache / f".train-40-{name}.npy.x" for name in ("left", "held", "young"))
+    for file in (left, held):
+        file.write_bytes(b"half")
+    monkeypatch.setattr(data, "_YOUNG_S", 0.0)
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        read_split(folder, "train", side=40, cache=cache)
+        assert (left.exists(), held.exists()) == (False, True)
+    monkeypatch.setattr(data, "_YOUNG_S", 60.0)
+    young.write_bytes(b"not locked yet")
+    read_split(folder, "train", side=40, cache=cache)
+    assert young.exists()
+
+
+def test_only_the_images_that_are_chosen_are_decoded(folder: Path, tmp_path: Path) -> None:
+    every = read_split(folder, "train", side=40)
+    few = read_split(folder, "train", side=40, cache=tmp_path, choose=lambda count: np.array([count - 1, 0]))
+    assert few.labels_N.tolist() == [1, 0]
+    assert torch.equal(few.pixels(), every.pixels(torch.tensor([5, 0])))
+    even = read_split(folder, "train", side=40, choose=evenly(4))
+    assert even.labels_N.tolist() == [0, 0, 1, 1]
+    assert len(read_split(folder, "train", side=40, choose=evenly(99))) == 6
+
+
+def test_classes_without_what_can_be_trained_on_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileInvalid, match="got one class, 'photos'"):
+        read_splits(flat(tmp_path / "flat"), 40, tmp_path / "cache", Group())
+    for path in (folder / "train" / "dog").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(FileInvalid, match=r"no training image can be read of the classes \['dog'\]"):
+        read_splits(folder, 40, tmp_path / "cache", Group())
+
+
+def flat(root: Path) -> Path:
+    """Images in one folder, of no class."""
+    (root / "photos").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (40, 40)).save(root / "photos" / f"{number}.png")
+    return root
 
 
 def test_files_of_the_same_names_and_sizes_are_told_apart(

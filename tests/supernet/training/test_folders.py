@@ -58,6 +58,24 @@ def test_a_validation_class_without_training_images_is_an_error(tmp_path: Path) 
         list_split(tmp_path, "val")
 
 
+def test_a_folder_without_images_is_no_class_and_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, {"cat": 20, "dog": 20, "empty": 0, "__MACOSX": 0, "test/cat": 5})
+    training, validation = (list_split(tmp_path, split) for split in ("train", "val"))
+    assert training.classes == validation.classes == ("cat", "dog")
+    assert [path.name for path in training.passed_over] == ["__MACOSX", "empty", "test"]
+    fill(tmp_path / "splits" / "train", {"cat": 2, "dog": 0})
+    fill(tmp_path / "splits" / "val", {"cat": 2, "cow": 0})
+    assert list_split(tmp_path / "splits", "val").classes == ("cat",)
+
+
+def test_validation_images_without_class_folders_are_not_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"cat": 20, "dog": 20})
+    fill(tmp_path, {"val": 3})
+    for split in ("train", "val"):
+        with pytest.raises(FileInvalid, match=r"val: got images without class folders; expected val/<class>"):
+            list_split(tmp_path, split)
+
+
 def test_validation_images_alone_can_be_read(tmp_path: Path) -> None:
     fill(tmp_path / "val", {"cat": 2, "dog": 1})
     assert list_split(tmp_path, "val").labels == (0, 0, 1)
