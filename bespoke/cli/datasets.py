@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bespoke.cli.asking import Json
+from bespoke.cli.asking import Json, check_seed
 from bespoke.cli.devices import SERVER, Key, Server
 from bespoke.cli.weights import zoo_app
 from bespoke.client import Client
@@ -30,14 +30,21 @@ def zoo_collect(
     subnets: Annotated[int, typer.Option(help="Subnets to measure.")] = 1000,
     shards: Annotated[int, typer.Option(help="Into how many jobs each round is cut.")] = 1,
     seed: Annotated[
-        int, typer.Option(help="Which subnets. Of an old card: the training's, for the images.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Which subnets; the training's, else 0. Of an old card: which images, too.",
+            callback=check_seed,
+        ),
+    ] = None,
     unsure: Annotated[
         int, typer.Option(help="How many of the subnets to choose in rounds, for being unsure of them.")
     ] = 0,
     rounds: Annotated[int, typer.Option(help="In how many rounds these are chosen.")] = 2,
     views: Annotated[int, typer.Option(help="Crops of each image that are evaluated: 1 to 4.")] = 1,
-    side: Annotated[int, typer.Option(help="Side of the kept images in pixels, as in training.")] = 160,
+    side: Annotated[
+        int | None,
+        typer.Option(help="Side of the kept images in pixels; as in training, or what inputs need."),
+    ] = None,
     fit: Annotated[bool, typer.Option(help="Fit the predictor in the end, and serve it.")] = True,
     server: Server = SERVER,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bespoke.cli.asking import EntryName, check_seed, progress
+from bespoke.cli.asking import EntryName, check_seed, progress, zoo_entry
 from bespoke.cli.weights import check_measuring, zoo_app
 from bespoke.cli.zoo import ZooFolder
 from bespoke.supernet.errors import InvalidInput, NotFound
@@ -31,7 +31,8 @@ def zoo_measure(
     ] = 0,
     views: Annotated[int, typer.Option(help="Crops of each image that are evaluated: 1 to 4.")] = 1,
     side: Annotated[
-        int | None, typer.Option(help="Side of the kept images in pixels; as in training, else 160.")
+        int | None,
+        typer.Option(help="Side of the kept images in pixels; as in training, or what inputs need."),
     ] = None,
     cache: Annotated[Path, typer.Option(help="Folder of the decoded images.")] = Path("var/images"),
     seed: Annotated[
@@ -45,14 +46,14 @@ def zoo_measure(
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Measure subnets on held-out training images; the same command with the same file goes on."""
-    from bespoke.predictors.card import held_out_of, measure_subnets
+    from bespoke.predictors.card import check_measurable, measure_subnets, read_held_out
     from bespoke.predictors.dataset import Shard
-    from bespoke.supernet.training.data import SIDE, read_split
     from bespoke.supernet.training.processes import device_of
-    from bespoke.supernet.zoo import entry
+    from bespoke.supernet.training.sides import side_of
 
-    opened, own = entry(name, zoo_folder), Shard(*_shard(shard))
+    opened, own = zoo_entry(name, zoo_folder), Shard(*_shard(shard))
     check_measuring(subnets, unsure, views)
+    check_measurable(opened, dataset)
     if own.number >= subnets:
         raise InvalidInput(
             f"--shard: got {shard} of {subnets} subnets, which leaves none for this worker; expected as many "
@@ -63,9 +64,9 @@ def zoo_measure(
     if side is not None and side < 1:
         raise InvalidInput(f"--side: got {side}, expected 1 or more")
     device_of(device)
-    side = int(opened.card.get("side", SIDE)) if side is None else side
+    side = side_of(opened) if side is None else side
     seed = int(opened.card.get("seed", 0)) if seed is None else seed
-    held_out = held_out_of(opened, images, read_split(images, "train", side, cache), seed)
+    held_out = read_held_out(opened, images, side, cache, seed)
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
         shard=own if own.count > 1 else None, device=device, report=progress,
@@ -85,11 +86,10 @@ def zoo_fit(
     from bespoke.predictors.card import fit_predictor, write_fit
     from bespoke.predictors.dataset import FEWEST_SUBNETS, merge_datasets
     from bespoke.predictors.fitting import LEARNERS
-    from bespoke.supernet.zoo import entry
 
     if learner not in LEARNERS:
         raise NotFound("learner", learner, sorted(LEARNERS))
-    opened = entry(name, zoo_folder)
+    opened = zoo_entry(name, zoo_folder)
     merged = merge_datasets(dataset, opened.space)
     if len(merged) < FEWEST_SUBNETS:
         raise InvalidInput(f"--dataset: got {len(merged)} subnets, expected {FEWEST_SUBNETS} at least")
@@ -97,7 +97,7 @@ def zoo_fit(
     drawn = (opened.folder / PLOTS).is_dir()
     write_fit(opened, fields)
     if drawn:
-        write_plots(entry(name, zoo_folder), opened.folder / PLOTS, progress)
+        write_plots(zoo_entry(name, zoo_folder), opened.folder / PLOTS, progress)
     print(json.dumps(fields, indent=2))
 
 

@@ -16,11 +16,11 @@ class Datasets(Sender):
         subnets: int = 1000,
         *,
         shards: int = 1,
-        seed: int = 0,
+        seed: int | None = None,
         unsure: int = 0,
         rounds: int = 2,
         views: int = 1,
-        side: int = 160,
+        side: int | None = None,
         fit: bool = True,
     ) -> Json:
         """Have subnets measured on held-out training images, and the accuracy predictor fitted on them.
@@ -31,11 +31,11 @@ class Datasets(Sender):
             supernet: The supernet.
             subnets: How many to measure.
             shards: Into how many jobs each round is cut.
-            seed: The training's: it decides which images were held out, and which subnets are drawn.
+            seed: Which subnets are drawn; the training's seed, or 0, unless given.
             unsure: How many of the subnets are chosen for the predictor being unsure of them.
             rounds: In how many rounds these are chosen.
             views: Crops of each image that are evaluated.
-            side: Of the kept images in pixels, as in training.
+            side: Of the kept images in pixels, where the supernet's card does not tell it.
             fit: Whether the predictor is fitted and served in the end.
         """
         body: Json = {"subnets": subnets, "shards": shards, "seed": seed, "views": views, "side": side}

@@ -5,6 +5,7 @@ Everything resumes: each measurement is appended to a file, and the rest is quic
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -38,11 +39,11 @@ from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Architecture, Genomes, encode
 from bespoke.supernet.cost import CostTable
-from bespoke.supernet.errors import FileInvalid, InvalidInput
+from bespoke.supernet.errors import FileInvalid, InvalidInput, StatisticsMissing
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
 from bespoke.supernet.training.cifar import cifar_folder
-from bespoke.supernet.training.data import ImageSet
+from bespoke.supernet.training.data import ImageSet, read_split
 from bespoke.supernet.training.evaluation import (
     LabelledImages,
     calibrated_statistics,
@@ -101,11 +102,7 @@ def measure_subnets(
             another number of images.
     """
     images = LabelledImages(held_out, views=views)
-    if _of_others(read_dataset(dataset, entry.space), entry):
-        raise FileInvalid(
-            dataset,
-            f"holds subnets of a supernet other than {entry.name!r} as it is now: measure into another file",
-        )
+    check_measurable(entry, dataset)
     score = top1_measure(entry, images, device=device)
     began, done = time.monotonic(), 0
 
@@ -125,8 +122,29 @@ def measure_subnets(
     )
 
 
+def check_measurable(entry: zoo.ZooEntry, dataset: Path) -> None:
+    """See that a supernet's subnets can be measured into a file, before any image is read.
+
+    Raises:
+        StatisticsMissing: It has no BN statistics table, with which they could be cut out.
+        FileInvalid: The file holds something else, or what was measured of another supernet.
+    """
+    if not entry.has_statistics:
+        raise StatisticsMissing(
+            f"supernet {entry.name!r} has no BN statistics, so that its subnets cannot be measured: make them"
+            f" with `bespoke zoo calibrate {entry.name} --images FOLDER`"
+        )
+    if _of_others(read_dataset(dataset, entry.space), entry):
+        raise FileInvalid(
+            dataset,
+            f"holds subnets of a supernet other than {entry.name!r} as it is now: measure into another file",
+        )
+
+
 def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     """Part training images: what a supernet is trained on, and what its subnets are measured on.
+
+    Each class keeps one image at least to train on.
 
     Args:
         training: All of them.
@@ -137,7 +155,50 @@ def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     """
     if len(training) < FEWEST_IMAGES:
         raise InvalidInput(f"got {len(training)} training images, expected {FEWEST_IMAGES} or more")
-    return training.split(min(HELD_OUT, len(training) // 5), seed)
+    order, labels = np.random.default_rng(seed).permutation(len(training)), training.labels_N.numpy()
+    held, kept = np.split(order, [_held_out(len(training))])
+    last = [int(np.flatnonzero(labels[held] == label)[0]) for label in {*labels[held]} - {*labels[kept]}]
+    held, kept = np.delete(held, last), np.concatenate([kept, held[last]])
+    if not len(held):
+        raise InvalidInput(
+            f"got {len(training)} training images of {len(training.classes)} classes, expected more: none "
+            "can be held out without leaving a class bare"
+        )
+    return training.subset(kept), training.subset(held)
+
+
+def _held_out(images: int) -> int:
+    return min(HELD_OUT, images // 5)
+
+
+def read_held_out(entry: zoo.ZooEntry, root: Path, side: int, cache: Path, seed: int) -> ImageSet:
+    """Read the training images that a supernet never saw.
+
+    Where the card tells enough, only they are decoded: which ones they are follows from how many there are.
+
+    Args:
+        entry: A zoo entry.
+        root: The image folder.
+        side: Side of the kept squares in pixels.
+        cache: Folder of the decoded images.
+        seed: The training's, where the card tells none.
+
+    Raises:
+        FileInvalid: The supernet knows other classes, or by its card other images were held out.
+        InvalidInput: There are too few to part.
+    """
+    if cifar_folder(root) is None and "held_out" in entry.card:
+        listing = list_split(root, "train")
+        _check_classes(entry, root, listing.classes)
+        count = len(listing.paths)
+        order = np.random.default_rng(int(entry.card.get("seed", seed))).permutation(count)
+        rows = order[: _held_out(count)]
+        whole = count - len(rows) == entry.card.get("images")  # all files were read
+        if whole and _names_digest([listing.paths[row] for row in rows]) == entry.card["held_out"]:
+            found = read_split(root, "train", side, cache, choose=lambda _: rows)
+            if len(found) == len(rows):
+                return found
+    return held_out_of(entry, root, read_split(root, "train", side, cache), seed)
 
 
 def held_out_of(entry: zoo.ZooEntry, root: Path, training: ImageSet, seed: int) -> ImageSet:
@@ -150,9 +211,10 @@ def held_out_of(entry: zoo.ZooEntry, root: Path, training: ImageSet, seed: int) 
         seed: The training's, where the card tells none: nothing is checked then.
 
     Raises:
-        FileInvalid: By the card, other images were held out.
+        FileInvalid: The supernet knows other classes, or by its card other images were held out.
         InvalidInput: There are too few to part.
     """
+    _check_classes(entry, root, training.classes)
     told = entry.card.get("held_out")
     _, held_out = hold_out(training, seed if told is None else int(entry.card.get("seed", seed)))
     if told is not None and _which(root, held_out) != told:
@@ -163,6 +225,27 @@ def held_out_of(entry: zoo.ZooEntry, root: Path, training: ImageSet, seed: int) 
             "images that it has seen; expected the folder that it was trained on, or a copy",
         )
     return held_out
+
+
+def _check_classes(entry: zoo.ZooEntry, root: Path, classes: Sequence[str]) -> None:
+    """See that what a supernet answers can be compared with a folder's labels.
+
+    Raises:
+        FileInvalid: It has other classes, or another number of them where its card names none.
+    """
+    named = entry.card.get("classes")
+    if len(classes) == entry.space.classes and list(classes) == list(named or classes):
+        return
+    expected = f": {_few(named)}" if named else ""
+    raise FileInvalid(
+        root,
+        f"got {len(classes)} classes: {_few(classes)}; supernet {entry.name!r} knows {entry.space.classes}"
+        f"{expected}; expected the folder that it was trained on, or a copy",
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def training_seed(started: zoo.ZooEntry | None, root: Path, training: ImageSet, seed: int) -> int:
@@ -211,11 +294,15 @@ def _which(root: Path, images: ImageSet) -> str:
     rows = range(len(images)) if images.rows_N is None else images.rows_N.tolist()
     if cifar_folder(root) is None:
         paths = list_split(root, "train").paths
-        names = [f"{paths[row].parent.name}/{paths[row].name}" for row in rows]
-    else:
-        labels = images.labels_N.tolist()
-        names = [f"{images.classes[label]}/{row}" for label, row in zip(labels, rows, strict=True)]
-    return hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()
+        return _names_digest([paths[row] for row in rows])
+    of_each = zip(images.labels_N.tolist(), rows, strict=True)
+    return _names_digest([Path(images.classes[label], str(row)) for label, row in of_each])
+
+
+def _names_digest(paths: Sequence[Path]) -> str:
+    """Of files' names in their classes' folders, in any order."""
+    names = sorted(f"{path.parent.name}/{path.name}" for path in paths)
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def top1_measure(
@@ -263,12 +350,17 @@ def fit_predictor(
         The card's fields on the predictor.
 
     Raises:
-        InvalidInput: The data set holds subnets of another supernet.
+        InvalidInput: The data set holds subnets of another supernet, or was measured in several ways.
     """
     if others := _of_others(dataset, entry):
         raise InvalidInput(
             f"data set: got {others} subnets of a supernet other than {entry.name!r} as it is now, expected "
             "none: measure its own into another file"
+        )
+    if len(ways := {count for count in dataset.images if count}) > 1:
+        raise InvalidInput(
+            f"data set: got subnets measured on {sorted(ways)} images, views counted, expected one number: "
+            "top-1 of other images, or of more views, does not compare"
         )
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
     aside, targets = set_aside(dataset.rounds.count(0)), dataset.targets()
@@ -278,7 +370,7 @@ def fit_predictor(
     bias = _selection_bias(entry, genomes, targets, top1, seed, learner)
     saved = learner(entry.space, genomes, targets, seed)
     card = {**judged.card, "fitted_on": len(top1)}
-    saved = replace(saved, half_width=judged.half_width, selection_bias=bias, card=card)
+    saved = replace(saved, half_width=judged.half_width, selection_bias=bias or 0.0, card=card)
     saved.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
     predicted = judged.top1(unseen[0])
@@ -288,7 +380,7 @@ def fit_predictor(
         "predictor_kendall_tau_smooth": round(kendall_tau(predicted, targets[:aside]), 4),
         "predictor_rmse_smooth": round(rmse(predicted, targets[:aside]), 5),
         "predictor_half_width": round(judged.half_width, 5),
-        "predictor_selection_bias": round(bias, 5),
+        "predictor_selection_bias": None if bias is None else round(bias, 5),
         "predictor_subnets": len(seen[1]),
         "predictor_unseen_subnets": aside,
         "predictor_images": max(dataset.images),
@@ -324,6 +416,7 @@ def measure_accuracy(
     """
     network, table = load_supernet(entry)
     images = LabelledImages(validation)
+    there = network if torch.device(device).type == "cpu" else copy.deepcopy(network).to(device)
     drawn = _random_subnets(entry, subnets)
     ends = [largest(entry.space), smallest(entry.space)]
 
@@ -334,7 +427,7 @@ def measure_accuracy(
 
     def recalibrated(architecture: Architecture) -> float:
         assert training is not None
-        own = calibrated_statistics(network, architecture, training)
+        own = calibrated_statistics(there, architecture, training, device=device)
         return _reported(report, subnet_top1(network, architecture, own, images, device=device), architecture)
 
     def taken(chosen: Sequence[Architecture], measure: Measure, *on: ImageSet) -> NDArray[np.float64]:
@@ -429,10 +522,10 @@ def _selection_bias(
     top1: NDArray[np.float64],
     seed: int,
     learner: Learner,
-) -> float:
-    """See ``selection.py``; 0 where there are too few subnets to tell."""
+) -> float | None:
+    """See ``selection.py``; None where there are too few subnets to tell."""
     if len(top1) < FEWEST_TO_SELECT:
-        return 0.0
+        return None
     crossed = cross_predictions(entry.space, genomes, targets, seed, learner=learner)
     return max(0.0, selection_error(CostTable(entry.space).macs(genomes), crossed, top1, seed))
 

@@ -9,7 +9,9 @@ after that (``active.py``).
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +168,14 @@ def merge_datasets(paths: Sequence[Path], space: SearchSpace) -> AccuracyDataset
 
 
 def write_dataset(dataset: AccuracyDataset, path: Path) -> None:
-    """Replace a file by a data set."""
-    write_file(path, dataset_text(dataset))
+    """Replace a file by a data set; where it held more than that, what it was stays beside it."""
+    text = dataset_text(dataset)
+    if path.is_file():
+        before = path.read_bytes()
+        if set(before.splitlines()) - set(text.encode().splitlines()):
+            kept = f"{path.stem}-{hashlib.sha256(before).hexdigest()[:8]}{path.suffix}"
+            write_file(path.with_name(kept), before)
+    write_file(path, text)
 
 
 def dataset_text(dataset: AccuracyDataset) -> str:
@@ -324,6 +332,5 @@ def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

@@ -58,8 +58,7 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     What another data set measured of them in the same way is taken from it. While a device is being
     measured nothing is begun: it may be this very machine.
     """
-    from bespoke.predictors.card import held_out_of, top1_measure
-    from bespoke.supernet.training.data import read_split
+    from bespoke.predictors.card import read_held_out, top1_measure
     from bespoke.supernet.training.evaluation import LabelledImages
 
     os.nice(NICENESS)
@@ -74,9 +73,8 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     if folder is None:
         raise BespokeError(f"the training images of supernet {entry.name!r} are gone: look at BESPOKE_DATA")
     _give_way(place)
-    side = int(entry.card.get("side", request["side"]))
-    training = read_split(folder, "train", side, place.settings.var / "images")
-    held_out = held_out_of(entry, folder, training, request["seed"])
+    side, cache = int(entry.card.get("side", request["side"])), place.settings.var / "images"
+    held_out = read_held_out(entry, folder, side, cache, request["seed"])
     images = LabelledImages(held_out, views=request["views"])
     elsewhere = {row.images for row in every if row.images} - {len(images)}
     if elsewhere:

@@ -20,6 +20,7 @@ from bespoke.service.verification import data_folder
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.architecture import read_architecture
 from bespoke.supernet.errors import Conflict, NotFound, StatisticsMissing, TaskFailed
+from bespoke.supernet.training.sides import side_of
 from bespoke.supernet.zoo import ZooEntry
 
 __all__ = [
@@ -44,7 +45,7 @@ def start(place: Workplace, engine: JobEngine, supernet: str, request: Json) -> 
         place: The workplace.
         engine: Runs the job.
         supernet: The supernet.
-        request: ``schemas.DatasetRequest`` as JSON, every field filled in.
+        request: ``schemas.DatasetRequest`` as JSON. What it leaves open is as in the supernet's training.
 
     Raises:
         NotFound: There is no such supernet.
@@ -68,7 +69,10 @@ def start(place: Workplace, engine: JobEngine, supernet: str, request: Json) -> 
             f"no training images with the classes of supernet {supernet!r} are registered: put the image "
             "folder that it was trained on (ROOT/train/<class>/*.jpg) into the folder that BESPOKE_DATA names"
         )
-    row, job = place.store.start_dataset(supernet, entry.digest, request)
+    # The card tells the side of the training; what was asked for counts where it tells none.
+    side = request["side"] if request["side"] and "side" not in entry.card else side_of(entry)
+    seed = int(entry.card.get("seed", 0)) if request["seed"] is None else request["seed"]
+    row, job = place.store.start_dataset(supernet, entry.digest, request | {"seed": seed, "side": side})
     if job is not None:
         engine.submit(job)
     return row

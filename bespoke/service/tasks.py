@@ -152,8 +152,9 @@ def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
 
     from bespoke.service.verification import data_folder
     from bespoke.supernet.subnet import load_supernet
-    from bespoke.supernet.training.data import SIDE, read_split
+    from bespoke.supernet.training.data import read_split
     from bespoke.supernet.training.evaluation import LabelledImages, subnet_top1
+    from bespoke.supernet.training.sides import side_of
 
     rows = [place.store.subnet(subnet_id) for subnet_id in arguments["subnet_ids"]]
     entry, *_ = [_supernet_of(place, row) for row in rows]
@@ -162,7 +163,7 @@ def measure_top1(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]:
         raise BespokeError(f"the data set of supernet {entry.name!r} is gone: look at BESPOKE_DATA")
     network, statistics = load_supernet(entry)
     # Decoded once for all verifications, and mapped: a large set may not fit into the memory.
-    every = read_split(folder, "val", int(entry.card.get("side", SIDE)), place.settings.var / "images")
+    every = read_split(folder, "val", side_of(entry), place.settings.var / "images")
     # A random part of a large set: to tell the last few apart, 2,000 images are enough.
     some = np.sort(np.random.default_rng(0).permutation(len(every))[:MOST_IMAGES])
     images = LabelledImages(every.subset(some))

@@ -95,6 +95,19 @@ def test_workers_share_a_set_out_and_their_files_make_the_whole(tmp_path: Path) 
     assert merge_datasets([files[0], *files], SPACE).architectures[:1] == whole.architectures[:1]
 
 
+def test_a_data_set_that_held_more_is_kept_beside_the_one_that_replaces_it(tmp_path: Path) -> None:
+    path = tmp_path / "accuracy.jsonl"
+    first = collect(SPACE, 4, accuracy, tmp_path / "first.jsonl", 0, images=500)
+    more = collect(SPACE, 6, accuracy, tmp_path / "more.jsonl", 0, images=500)
+    other = collect(SPACE, 3, accuracy, tmp_path / "other.jsonl", 1, images=500)
+    write_dataset(first, path)
+    write_dataset(more, path)
+    assert sorted(tmp_path.glob("accuracy*")) == [path]
+    write_dataset(other, path)
+    kept, _ = sorted(tmp_path.glob("accuracy*"))
+    assert (read_dataset(path, SPACE), read_dataset(kept, SPACE)) == (other, more)
+
+
 def test_a_shard_that_is_none_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="shard 3/3"):
         Shard(3, 3)

@@ -203,6 +203,26 @@ def test_a_shard_measures_on_what_was_held_out_from_training_alone(
         measure_shard(place, shard)
 
 
+@pytest.mark.parametrize(
+    ("card", "body", "seed", "side"),
+    [
+        ({"side": 40, "seed": 7}, {}, 7, 40),
+        ({"side": 40, "seed": 7}, {"seed": 3, "side": 64}, 3, 40),  # the images are those of the training
+        ({}, {}, 0, 160),
+        ({}, {"side": 64}, 0, 64),
+    ],
+)
+def test_what_a_request_leaves_open_is_as_in_training(
+    api: Api, own_zoo: Path, card: dict[str, Any], body: dict[str, Any], seed: int, side: int
+) -> None:
+    (own_zoo / "tiny" / "card.json").write_text(json.dumps({"classes": CLASSES} | card))
+    path = "/v1/supernets/tiny/datasets"
+    made = api.request("POST", path, "all", json={"fit": False, **body}).json()
+    assert (made["request"]["seed"], made["request"]["side"]) == (seed, side)
+    again = api.request("POST", path, "all", json={"seed": seed, "side": side, "fit": False}).json()
+    assert again["id"] == made["id"]
+
+
 def counted(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> None:
     """Have shards measure nothing, and tell each subnet that they would have."""
     monkeypatch.setattr("os.nice", lambda _: None)

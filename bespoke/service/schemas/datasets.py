@@ -23,16 +23,21 @@ class DatasetRequest(Incoming):
 
     subnets: int = Field(default=1000, ge=FEWEST_SUBNETS, le=100_000, description="How many to measure.")
     shards: int = Field(default=1, ge=1, le=256, description="Into how many jobs each round is cut.")
-    seed: int = Field(
-        default=0,
+    seed: int | None = Field(
+        default=None,
         ge=0,
         lt=2**31,
-        description="The training's: it decides which images were held out, and which subnets are drawn.",
+        description="Which subnets are drawn; null for the training's seed, or 0. Which images were held out "
+        "of training, the supernet's card tells; where it does not, this has to be the training's.",
     )
     active: ActiveRounds | None = Field(default=None, description="Null where all of them are drawn.")
     views: int = Field(default=1, ge=1, le=4, description="Crops of each image that are evaluated.")
-    side: int = Field(
-        default=160, ge=16, le=1024, description="Of the kept images in pixels, as in training."
+    side: int | None = Field(
+        default=None,
+        ge=16,
+        le=1024,
+        description="Of the kept images in pixels, where the supernet's card does not tell that of its "
+        "training; null for what its inputs need.",
     )
     fit: bool = Field(default=True, description="Whether the predictor is fitted and served in the end.")
 
@@ -78,7 +83,7 @@ class Dataset(Outgoing):
     id: str
     supernet: str
     supernet_digest: str
-    request: dict[str, Any] = Field(description="As it was asked for, whole.")
+    request: dict[str, Any] = Field(description="As it was asked for, with what it left open.")
     state: JobState = Field(description="Of the job.")
     progress: DatasetProgress
     shards: list[DatasetShard] = Field(description="Of the rounds so far.")

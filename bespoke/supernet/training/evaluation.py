@@ -170,19 +170,30 @@ def subnet_score(
 
 
 def calibrated_statistics(
-    network: ChainSupernet, architecture: Architecture, images: ImageSet, seed: int = 0, batch: int = 200
+    network: ChainSupernet,
+    architecture: Architecture,
+    images: ImageSet,
+    seed: int = 0,
+    batch: int = 200,
+    device: torch.device | str = "cpu",
 ) -> Statistics:
     """BN statistics of one subnet over about 2,000 augmented training images.
 
     Source: Once-for-All's re-calibration, a fixed random subset with training-time augmentation.
+
+    Args:
+        network: The supernet, on the device.
+        architecture: The subnet.
+        images: Training images.
+        seed: Which images, and how they are cropped.
+        batch: Images at a time.
+        device: Where the network lies; what comes back is on the CPU.
     """
     rng = np.random.default_rng([seed, 3])
     chosen = rng.permutation(len(images))[:CALIBRATION_IMAGES]
     parts = np.array_split(chosen, max(1, len(chosen) // batch))
 
-    def batches() -> list[torch.Tensor]:
-        resolution = architecture.resolution
-        picked = (images.pixels(torch.from_numpy(part)) for part in parts)
-        return [normalised(augmented(x_NHWC, resolution, rng)) for x_NHWC in picked]
-
-    return recalibrate(network, architecture, batches())
+    picked = (images.pixels(torch.from_numpy(part)) for part in parts)
+    crops = (augmented(x_NHWC, architecture.resolution, rng) for x_NHWC in picked)
+    found = recalibrate(network, architecture, (normalised(x_NHWC, device) for x_NHWC in crops))
+    return {site: (mean_C.cpu(), var_C.cpu()) for site, (mean_C, var_C) in found.items()}
