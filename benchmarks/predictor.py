@@ -18,9 +18,8 @@ number of candidates); ``mean_top1`` and ``sd_top1`` of the set.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVR
 
+from benchmarks import programs
 from bespoke.predictors.accuracy import default_encoding, one_hot
 from bespoke.predictors.active import most_unsure
 from bespoke.predictors.dataset import DATASET, AccuracyDataset, merge_datasets
@@ -39,6 +39,7 @@ from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, SearchSpace, decode, encode
 from bespoke.supernet.cost import CostTable
+from bespoke.supernet.json_files import read_object
 from bespoke.supernet.spaces import space_from_json
 
 Values = NDArray[np.float64]
@@ -154,8 +155,7 @@ def _selection(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", type=Path, nargs="+", help="accuracy.jsonl; that of --supernet unless given"
     )
@@ -168,28 +168,33 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=[*LEARNERS, *GUESSES])
     parser.add_argument("--raw", action="store_true", help="top-1 as measured, also where it has soft edges")
     parser.add_argument("--active", action="store_true", help="with active rounds out of the set, too")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    folder = options.zoo / options.supernet
-    space = space_from_json(json.loads((options.space or folder / "space.json").read_text()))
-    result = measure(space, merge_datasets(options.dataset or [folder / DATASET], space), options)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{result['subnets']} subnets, top-1 {result['mean_top1']:.4f} (sd {result['sd_top1']:.4f})")
-    print("learner        examples    tau   (sd)   across     RMSE    (sd)  CPU s")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """What the learners make of the data set."""
+    if options.space:
+        space = space_from_json(read_object(options.space))
+    else:
+        space = zoo.entry(options.supernet, options.zoo).space
+    files = options.dataset or [options.zoo / options.supernet / DATASET]
+    return measure(space, merge_datasets(files, space), options)
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"{result['subnets']} subnets, top-1 {result['mean_top1']:.4f} (sd {result['sd_top1']:.4f})"
+    yield "learner        examples    tau   (sd)   across     RMSE    (sd)  CPU s"
     for name, by in result["learners"].items():
         for count, row in by.items():
-            print(
+            yield (
                 f"{name:14} {count:8}  {row['kendall_tau']:.3f} ({row['kendall_tau_sd']:.3f})"
                 f"   {row['kendall_tau_across']:.3f}  {row['rmse']:.5f} ({row['rmse_sd']:.5f})"
                 f"  {row['fit_cpu_s']:5.1f}"
             )
-    print("selection error by candidates:", result["selection_error"])
+    yield f"selection error by candidates: {result['selection_error']}"
     if result["left_out"]:
         enough = max(result["left_out"]) + result["unseen"]
-        print(f"left out: {result['left_out']} examples, for which the set would need {enough} subnets")
+        yield f"left out: {result['left_out']} examples, for which the set would need {enough} subnets"
 
 
 if __name__ == "__main__":
-    main()
+    programs.run(__doc__, add_options, run, lines)
