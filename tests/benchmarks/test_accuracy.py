@@ -163,7 +163,7 @@ def test_a_plain_training_that_was_stopped_goes_on_to_the_same_weights(
             trained(tmp_path / "stopped")
     resumed = trained(tmp_path / "stopped")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
-    with pytest.raises(FileInvalid, match="another folder"):
+    with pytest.raises(FileInvalid, match="another --run folder"):
         trained(tmp_path / "stopped", epochs=2)
 
 
