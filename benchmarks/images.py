@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bespoke.predictors.card import hold_out
+from bespoke.predictors.held_out import hold_out
 from bespoke.supernet.training.data import ImageSet, read_splits
 from bespoke.supernet.training.processes import Group
 

@@ -46,8 +46,9 @@ def zoo_measure(
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
     """Measure subnets on held-out training images; the same command with the same file goes on."""
-    from bespoke.predictors.card import check_measurable, measure_subnets, read_held_out
+    from bespoke.predictors.card import check_measurable, measure_subnets
     from bespoke.predictors.dataset import Shard
+    from bespoke.predictors.held_out import read_held_out
     from bespoke.supernet.training.processes import device_of
     from bespoke.supernet.training.sides import side_of
 

@@ -91,8 +91,8 @@ def train(
 ) -> None:
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
     from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
-    from bespoke.predictors.card import hold_out, image_fields, training_seed
     from bespoke.predictors.dataset import FEWEST_SUBNETS, drawn
+    from bespoke.predictors.held_out import hold_out, image_fields, training_seed
     from bespoke.supernet import zoo
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.statistics import check_covered

@@ -28,8 +28,6 @@ from bespoke.supernet.whole_files import write_file
 DATASET = "accuracy.jsonl"
 """The data set, kept in a zoo entry beside the predictor that was fitted on it."""
 
-HELD_OUT = 1000
-"""Training images kept back for the accuracy predictor; a fifth of them where there are few."""
 FEWEST_SUBNETS = 30
 """A third of them judges the predictor, and it is fitted on 20 at least."""
 UNSEEN = 200

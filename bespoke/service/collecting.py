@@ -58,7 +58,8 @@ def measure_shard(place: Workplace, arguments: dict[str, Any]) -> dict[str, Any]
     What another data set measured of them in the same way is taken from it. While a device is being
     measured nothing is begun: it may be this very machine.
     """
-    from bespoke.predictors.card import read_held_out, top1_measure
+    from bespoke.predictors.card import top1_measure
+    from bespoke.predictors.held_out import read_held_out
     from bespoke.supernet.training.evaluation import LabelledImages
 
     os.nice(NICENESS)

@@ -27,8 +27,9 @@ from bespoke.cli import app as command_line
 from bespoke.cli import datasets as commands
 from bespoke.client import Client
 from bespoke.predictors.active import choose_round
-from bespoke.predictors.card import hold_out, image_fields, top1_measure
+from bespoke.predictors.card import top1_measure
 from bespoke.predictors.dataset import DATASET, Measurement, read_dataset, set_aside
+from bespoke.predictors.held_out import hold_out, image_fields
 from bespoke.service import collecting
 from bespoke.service.app import create_app
 from bespoke.service.auth import create_key
