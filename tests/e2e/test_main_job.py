@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +16,60 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from bespoke.cli.local import BESPOKE, LocalService, local_service
+from bespoke.cli.local import BESPOKE, local_service
 from bespoke.client import ApiError, Client
 from bespoke.supernet.onnx import read_metadata
 
-SCOPES = ("search", "device:admin", "agent")
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What the quickstart left: a service's folder with this machine profiled, and what it said."""
+
+    var: Path
+    told: str
 
 
 @pytest.fixture(scope="module")
-def service(random_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    with local_service(tmp_path_factory.mktemp("var"), {"BESPOKE_ZOO": str(random_zoo)}) as running:
-        yield running
+def quickstart(random_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    var = tmp_path_factory.mktemp("e2e") / "var"
+    environment = {**os.environ, "BESPOKE_ZOO": str(random_zoo), "COLUMNS": "200"}
+    environment.pop("BESPOKE_DATA", None)
+    command = [*BESPOKE, "quickstart", "--supernet", "tiny", "--var", str(var)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Quickstart(var, done.stdout)
 
 
 @pytest.fixture(scope="module")
-def client(service: LocalService) -> Iterator[Client]:
-    with service.client(SCOPES, "e2e") as made:
+def client(quickstart: Quickstart, random_zoo: Path) -> Iterator[Client]:
+    """A client of a service that goes on with what the quickstart left."""
+    with (
+        local_service(quickstart.var, {"BESPOKE_ZOO": str(random_zoo)}) as running,
+        running.client(("search", "device:admin"), "e2e") as made,
+    ):
         yield made
 
 
 @pytest.fixture(scope="module")
-def device(service: LocalService, client: Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def device(client: Client) -> dict[str, Any]:
     """This machine, enrolled and profiled through the API by the agent's own command."""
-    environment = {**service.environment, "BESPOKE_KEY": service.key(["agent"], "agent")}
-    cache = tmp_path_factory.mktemp("agent")
-    command = [*BESPOKE, "agent", "--server", service.url, "--name", "e2e", "--cache", str(cache)]
-    agent = subprocess.Popen(command, env=environment)
-    try:
-        device = wait_for_device(client)
-        words = ("profile", "--device", device, "--supernet", "tiny", "--effort", "quick", "--json")
-        done = run(service, *words, "--server", service.url, key=service.key(SCOPES, "profile"))
-    finally:
-        agent.send_signal(signal.SIGTERM)
-        assert agent.wait(30) == 0
-    assert done["state"] == "succeeded"
     (found,) = client.devices()
     return dict(found)
-
-
-def wait_for_device(client: Client) -> str:
-    for _ in range(1200):
-        if client.devices():
-            return str(client.devices()[0]["id"])
-        subprocess.run(["sleep", "0.1"], check=True)
-    raise AssertionError("the agent did not enrol")
-
-
-def run(service: LocalService, *words: str, key: str = "") -> dict[str, Any]:
-    environment = {**os.environ, **service.environment, "BESPOKE_KEY": key}
-    done = subprocess.run([*BESPOKE, *words], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
 
 
 def middle_budget_ms(client: Client, device: dict[str, Any]) -> float:
     low, high = client.supernet("tiny")["feasible"][device["id"]]["latency_ms"]
     assert 0 < low < high
     return (low + high) / 2
+
+
+def test_the_quickstart_does_the_main_job_and_ends_with_three_curl_lines(quickstart: Quickstart) -> None:
+    for row in ("latency", "top-1", "MACs", "parameters", "peak memory", "file size", "(checked)"):
+        assert row in quickstart.told
+    curls = [line for line in quickstart.told.splitlines() if line.startswith("curl ")]
+    assert len(curls) == 3
+    assert curls[2].endswith("/model.onnx")
+    assert len(list(quickstart.var.glob("sub_*.onnx"))) == 1
 
 
 def test_the_profiled_table_has_every_op_and_a_quality_card(client: Client, device: dict[str, Any]) -> None:
