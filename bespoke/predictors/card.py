@@ -37,7 +37,7 @@ from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Architecture, Genomes, encode
 from bespoke.supernet.cost import CostTable
-from bespoke.supernet.errors import FileInvalid, InvalidInput, StatisticsMissing
+from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import largest, random_architecture, smallest
 from bespoke.supernet.subnet import load_supernet
 from bespoke.supernet.training.data import ImageSet
@@ -123,11 +123,7 @@ def check_measurable(entry: zoo.ZooEntry, dataset: Path) -> None:
         StatisticsMissing: It has no BN statistics table, with which they could be cut out.
         FileInvalid: The file holds something else, or what was measured of another supernet.
     """
-    if not entry.has_statistics:
-        raise StatisticsMissing(
-            f"supernet {entry.name!r} has no BN statistics, so that its subnets cannot be measured: make them"
-            f" with `bespoke zoo calibrate {entry.name} --images FOLDER`"
-        )
+    entry.check_measurable()
     if _of_others(read_dataset(dataset, entry.space), entry):
         raise FileInvalid(
             dataset,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bespoke.supernet import zoo
 from bespoke.supernet.errors import FileInvalid, InvalidInput
@@ -39,8 +40,7 @@ def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     """
     if len(training) < FEWEST_IMAGES:
         raise InvalidInput(f"got {len(training)} training images, expected {FEWEST_IMAGES} or more")
-    order, labels = np.random.default_rng(seed).permutation(len(training)), training.labels_N.numpy()
-    held, kept = np.split(order, [_held_out(len(training))])
+    (held, kept), labels = _parted(len(training), seed), training.labels_N.numpy()
     last = [int(np.flatnonzero(labels[held] == label)[0]) for label in {*labels[held]} - {*labels[kept]}]
     held, kept = np.delete(held, last), np.concatenate([kept, held[last]])
     if not len(held):
@@ -51,8 +51,10 @@ def hold_out(training: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     return training.subset(kept), training.subset(held)
 
 
-def _held_out(images: int) -> int:
-    return min(HELD_OUT, images // 5)
+def _parted(images: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of so many images are held out, and which are kept, while each class keeps one."""
+    held, kept = np.split(np.random.default_rng(seed).permutation(images), [min(HELD_OUT, images // 5)])
+    return held, kept
 
 
 def read_held_out(entry: zoo.ZooEntry, root: Path, side: int, cache: Path, seed: int) -> ImageSet:
@@ -74,10 +76,8 @@ def read_held_out(entry: zoo.ZooEntry, root: Path, side: int, cache: Path, seed:
     if cifar_folder(root) is None and "held_out" in entry.card:
         listing = list_split(root, "train")
         _check_classes(entry, root, listing.classes)
-        count = len(listing.paths)
-        order = np.random.default_rng(int(entry.card.get("seed", seed))).permutation(count)
-        rows = order[: _held_out(count)]
-        whole = count - len(rows) == entry.card.get("images")  # all files were read
+        rows, kept = _parted(len(listing.paths), int(entry.card.get("seed", seed)))
+        whole = len(kept) == entry.card.get("images")  # all files were read
         if whole and _names_digest([listing.paths[row] for row in rows]) == entry.card["held_out"]:
             found = read_split(root, "train", side, cache, choose=lambda _: rows)
             if len(found) == len(rows):

@@ -19,7 +19,7 @@ from bespoke.service.orm import Dataset
 from bespoke.service.verification import data_folder
 from bespoke.service.workplace import Workplace
 from bespoke.supernet.architecture import read_architecture
-from bespoke.supernet.errors import Conflict, NotFound, StatisticsMissing, TaskFailed
+from bespoke.supernet.errors import Conflict, NotFound, TaskFailed
 from bespoke.supernet.training.sides import side_of
 from bespoke.supernet.zoo import ZooEntry
 
@@ -54,11 +54,7 @@ def start(place: Workplace, engine: JobEngine, supernet: str, request: Json) -> 
             fitted, and the zoo is the bundled one.
     """
     entry = place.catalogue.entry(supernet)
-    if not entry.has_statistics:
-        raise StatisticsMissing(
-            f"supernet {supernet!r} has no BN statistics, so that its subnets cannot be measured: make them "
-            f"with `bespoke zoo calibrate {supernet} --images FOLDER`"
-        )
+    entry.check_measurable()
     if request["fit"] and place.settings.zoo is None:
         raise Conflict(
             "the bundled zoo is not written to: copy it into a folder of yours, name that by BESPOKE_ZOO and "

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bespoke.supernet.architecture import Architecture, SearchSpace
-from bespoke.supernet.errors import FileInvalid, InvalidInput, NotFound, Unavailable
+from bespoke.supernet.errors import FileInvalid, InvalidInput, NotFound, StatisticsMissing, Unavailable
 from bespoke.supernet.json_files import read_object
 from bespoke.supernet.spaces import space_from_json
 from bespoke.supernet.whole_files import digest_of
@@ -55,6 +55,18 @@ class ZooEntry:
     def has_statistics(self) -> bool:
         """Whether it has a BN statistics table; without one each subnet needs images to be cut out."""
         return (self.folder / STATISTICS).is_file()
+
+    def check_measurable(self) -> None:
+        """See that subnets can be cut out without images of their own, and so be measured.
+
+        Raises:
+            StatisticsMissing: There is no BN statistics table.
+        """
+        if not self.has_statistics:
+            raise StatisticsMissing(
+                f"supernet {self.name!r} has no BN statistics, so that its subnets cannot be measured: make "
+                f"them with `bespoke zoo calibrate {self.name} --images FOLDER`"
+            )
 
 
 def names(root: Path = ROOT) -> tuple[str, ...]:
