@@ -43,6 +43,12 @@ SomeTables = Annotated[
     list[Path] | None, typer.Option("--table", help="Latency table: a file or a folder; may be repeated.")
 ]
 Resolutions = Annotated[str | None, typer.Option(help="Sides in pixels, e.g. 160,192,224.")]
+Fix = Annotated[
+    list[str] | None, typer.Option(help="Allow this choice only, e.g. resolution=128; may be repeated.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Leave this choice out, e.g. kernel=7; may be repeated.")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same answer.", callback=check_seed)]
 Predictor = Annotated[Path, typer.Option(help="Accuracy predictor: predictor.json or acc_predictor.pth.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -134,6 +140,27 @@ def read_number(option: str, given: str, text: str, expected: str) -> float:
     if not math.isfinite(number):
         raise InvalidInput(f"{option}: got {given!r}, expected {expected}")
     return number
+
+
+def choices_left(space: Any, fix: list[str] | None, exclude: list[str] | None) -> dict[str, list[float]]:
+    """The choices that ``--fix`` and ``--exclude`` leave, by dimension.
+
+    Raises:
+        InvalidInput: An option is no name and number, or names no choice of the space.
+    """
+    allowed: dict[str, list[float]] = {}
+    known = {d.name: list(d.choices) for d in space.dimensions}
+    for option, given in (("--fix", fix), ("--exclude", exclude)):
+        for text in given or ():
+            name, _, number = text.partition("=")
+            value = read_number(option, text, number, "a name and a number, e.g. resolution=128")
+            if value not in known.get(name, []):
+                raise InvalidInput(f"{option}: got {text!r}, expected one of the choices {known}")
+            if option == "--fix":
+                allowed.setdefault(name, []).append(value)
+            else:
+                allowed[name] = [v for v in allowed.get(name, known[name]) if v != value]
+    return allowed
 
 
 def input_lines() -> Iterator[str]:

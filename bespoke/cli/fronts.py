@@ -13,12 +13,15 @@ from bespoke.cli.asking import (
     INFEASIBLE,
     SEVERAL,
     Classes,
+    Exclude,
+    Fix,
     Predictor,
     Resolutions,
     Seed,
     SomeTables,
     Space,
     candidate_json,
+    choices_left,
     effort_of,
     json_lines,
     print_infeasible,
@@ -51,8 +54,11 @@ def pareto(
         str, typer.Option(help="Two or three of top1, latency_ms, macs, flops, params, ...")
     ] = "top1,latency_ms",
     limit: Annotated[
-        list[str] | None, typer.Option(help="A limit, e.g. latency_ms=30; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A limit, e.g. latency_ms=30, or latency_ms=30@0.95; may be repeated."),
     ] = None,
+    fix: Fix = None,
+    exclude: Exclude = None,
     members: Annotated[int, typer.Option(help="How many architectures at most.")] = 100,
     resolutions: Resolutions = None,
     classes: Classes = 1000,
@@ -61,13 +67,14 @@ def pareto(
     generations: Generations = None,
 ) -> None:
     """Print the front of two or three metrics, one architecture a line with what the next step buys."""
-    from bespoke.search import Constraint, Problem, pareto_front
+    from bespoke.search import Constraint, Problem, pareto_front, restrict
 
     tables = [*(table or []), *map(Path, context.args)]
     found, accuracy, pricer, precision = search_parts(space, classes, predictor, tables, resolutions)
-    limits = tuple(Constraint(name, value) for name, value in map(_limit, limit or []))
+    limits = tuple(Constraint(*_limit(text)) for text in limit or ())
     effort = effort_of(population, generations)
     problem = Problem(found, accuracy, limits, pricer, seed, effort, precision=precision)
+    problem = restrict(problem, choices_left(found, fix, exclude))
     try:
         front = pareto_front(problem, [name.strip() for name in metrics.split(",")], members)
     except BudgetInfeasible as error:
@@ -153,10 +160,13 @@ def fleet(
     )
 
 
-def _limit(text: str) -> tuple[str, float]:
+def _limit(text: str) -> tuple[str, float, float | None]:
+    """Metric, limit and confidence of ``METRIC=LIMIT`` or ``METRIC=LIMIT@CONFIDENCE``."""
     name, _, value = text.partition("=")
-    expected = "a metric and a number, as latency_ms=30"
-    return name.strip(), read_number("--limit", text, value, expected)
+    limit, at, confidence = value.partition("@")
+    expected = "a metric and a number, as latency_ms=30 or latency_ms=30@0.95"
+    number = read_number("--limit", text, limit, expected)
+    return name.strip(), number, read_number("--limit", text, confidence, expected) if at else None
 
 
 def _member(number: int, row: Any) -> dict[str, Any]:

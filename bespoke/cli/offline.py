@@ -16,6 +16,8 @@ from bespoke.cli.asking import (
     SEVERAL,
     SMALLEST_SIDE,
     Classes,
+    Exclude,
+    Fix,
     Json,
     Predictor,
     Resolutions,
@@ -24,10 +26,10 @@ from bespoke.cli.asking import (
     Space,
     Tables,
     candidate_json,
+    choices_left,
     effort_of,
     json_lines,
     print_infeasible,
-    read_number,
     search_parts,
 )
 from bespoke.supernet.errors import ArchitectureInvalid, BudgetInfeasible, InvalidInput
@@ -88,12 +90,8 @@ def search(
         float | None, typer.Option("--min-top1", help="Least predicted top-1; the latency is then minimised.")
     ] = None,
     minimise: Annotated[str | None, typer.Option(help="With --min-top1: another metric to minimise.")] = None,
-    fix: Annotated[
-        list[str] | None, typer.Option(help="Allow this choice only, e.g. resolution=128; may be repeated.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave this choice out, e.g. kernel=7; may be repeated.")
-    ] = None,
+    fix: Fix = None,
+    exclude: Exclude = None,
     alternatives: Annotated[int, typer.Option(help="So many different networks near the best one.")] = 0,
     resolutions: Resolutions = None,
     classes: Classes = 1000,
@@ -136,7 +134,7 @@ def search(
         precision=precision,
     )
     try:
-        result = run(restrict(problem, _allowed(found, fix or [], exclude or [])))
+        result = run(restrict(problem, choices_left(found, fix, exclude)))
     except BudgetInfeasible as error:
         print_infeasible(error, as_json)
         raise typer.Exit(INFEASIBLE) from error
@@ -157,27 +155,6 @@ def _constraints(limits: dict[str, float | None], confidence: float | None) -> t
         for name, limit in limits.items()
         if limit is not None
     )
-
-
-def _allowed(space: Any, fix: list[str], exclude: list[str]) -> dict[str, list[float]]:
-    """The choices that are left, by dimension.
-
-    Raises:
-        InvalidInput: An option is no name and number, or names no choice of the space.
-    """
-    allowed: dict[str, list[float]] = {}
-    known = {d.name: list(d.choices) for d in space.dimensions}
-    for option, given in (("--fix", fix), ("--exclude", exclude)):
-        for text in given:
-            name, _, number = text.partition("=")
-            value = read_number(option, text, number, "a name and a number, e.g. resolution=128")
-            if value not in known.get(name, []):
-                raise InvalidInput(f"{option}: got {text!r}, expected one of the choices {known}")
-            if option == "--fix":
-                allowed.setdefault(name, []).append(value)
-            else:
-                allowed[name] = [v for v in allowed.get(name, known[name]) if v != value]
-    return allowed
 
 
 def _told(found: Any) -> dict[str, Any]:

@@ -20,6 +20,9 @@ searches_app = typer.Typer(help="Ask a running service for subnets.", no_args_is
 
 T = TypeVar("T")
 
+FLEET = "flt_"
+"""What the ids of fleets begin with."""
+
 MEMBERS = "DEVICE:METRIC=LIMIT[@CONFIDENCE][,METRIC=LIMIT...][,weight=WEIGHT]"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the whole answer as one JSON object.")]
@@ -94,16 +97,23 @@ def ask(
 @searches_app.command("show")
 def show(
     key: Key,
-    search: Annotated[str, typer.Argument(help="Id of a search.")],
-    out: Out = None,
+    answer: Annotated[str, typer.Argument(help="Id of a search or of a fleet.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the model here, as ONNX; a fleet's into this folder.")
+    ] = None,
     server: Server = SERVER,
     as_json: Json = False,
 ) -> None:
     """Show an earlier answer."""
     with Client(server, key) as client:
-        found = client.search_result(search)
-        _print_search(found, as_json)
-        _fetch(client, found, out, as_json)
+        if answer.startswith(FLEET):
+            covered = client.fleet_result(answer)
+            _print_fleet(covered, as_json)
+            _fetch_fleet(client, covered, out)
+        else:
+            found = client.search_result(answer)
+            _print_search(found, as_json)
+            _fetch(client, found, out, as_json)
 
 
 @searches_app.command("replay")
@@ -147,9 +157,7 @@ def fleet(
             effort=_given(population=population, generations=generations),
         )
         _print_fleet(found, as_json)
-        if out:
-            for subnet_id in {served["subnet"]["id"] for served in found["members"]}:
-                client.download_model(subnet_id, out / f"{subnet_id}.onnx")
+        _fetch_fleet(client, found, out)
 
 
 @contextmanager
@@ -176,6 +184,14 @@ def _fetch(client: Client, found: dict[str, Any], out: Path | None, as_json: boo
         print(f"{out}  sha256 {digest}")
 
 
+def _fetch_fleet(client: Client, found: dict[str, Any], out: Path | None) -> None:
+    """Write the models of a fleet into a folder, each once."""
+    if out is None:
+        return
+    for subnet_id in {served["subnet"]["id"] for served in found["members"]}:
+        client.download_model(subnet_id, out / f"{subnet_id}.onnx")
+
+
 def _print_fleet(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
@@ -188,6 +204,7 @@ def _print_fleet(found: dict[str, Any], as_json: bool) -> None:
         mean = "cannot meet all limits" if one["mean_top1"] is None else f"mean top-1 {one['mean_top1']:.4f}"
         cost = "" if one["cost_top1"] is None else f", costs {100 * one['cost_top1']:.2f} points"
         print(f"at most {one['subnets']} architectures: {mean}{cost}")
+    print(f"fleet {found['id']}")
 
 
 def _print_search(found: dict[str, Any], as_json: bool) -> None:

@@ -49,6 +49,16 @@ def test_a_front_is_printed_a_member_a_line_with_what_the_next_step_buys(files: 
     assert pareto(files, "--limit", "latency_ms=1.5", "--limit", "params=5e6", "--members", 9) == done
 
 
+def test_a_front_keeps_to_the_choices_that_are_left_and_to_a_limit_on_the_upper_end(files: Files) -> None:
+    found = rows(
+        pareto(files, "--limit", "latency_ms=1.5@0.9", "--fix", "resolution=96", "--exclude", "kernel=7")
+    )
+    assert len(found) > 3
+    assert {row["architecture"]["resolution"] for row in found} == {96}
+    assert 7 not in {kernel for row in found for kernel in row["architecture"]["kernel"]}
+    assert max(row["latency_interval_ms"][1] for row in found) <= 1.5
+
+
 def test_other_metrics_can_be_traded_without_a_table(files: Files) -> None:
     predictor, _, _ = files
     done = bespoke(
@@ -64,6 +74,8 @@ def test_other_metrics_can_be_traded_without_a_table(files: Files) -> None:
     [
         (("--metrics", "top1,watts"), "expected two or three different ones of top1, latency_ms"),
         (("--limit", "latency_ms"), "got 'latency_ms', expected a metric and a number"),
+        (("--limit", "latency_ms=2@sure"), "got 'latency_ms=2@sure', expected a metric and a number"),
+        (("--fix", "kernel=4"), "--fix: got 'kernel=4', expected one of the choices"),
         (("--limit", "watts=3"), "constraint 'watts'"),
         (("--members", 1), "members of a front: got 1"),
     ],

@@ -111,8 +111,13 @@ def test_a_fleet_is_covered_and_its_models_fetched(
     assert found["request"]["members"][1]["constraints"]["latency_ms"] == {"limit": 9.0, "confidence": 0.9}
     names = {path.stem for path in (tmp_path / "models").iterdir()}
     assert names == {served["subnet"]["id"] for served in found["members"]}
-    shown = run(live, "fleet", *TINY, *EFFORT, *members, "--subnets", 2)
-    assert "at most 2 architectures: mean top-1" in shown.stdout
+    asked = run(live, "fleet", *TINY, *EFFORT, *members, "--subnets", 2)
+    assert "at most 2 architectures: mean top-1" in asked.stdout
+    fleet_id = asked.stdout.split()[-1]
+    assert run(live, "show", fleet_id).stdout == asked.stdout
+    shown = told(live, "show", found["id"], "--out", tmp_path / "again")
+    assert shown == found
+    assert {path.stem for path in (tmp_path / "again").iterdir()} == names
     assert run(live, "fleet", *TINY, "--member", "second:latency_ms=0.001").returncode == 3
 
 
