@@ -54,7 +54,11 @@ def ridge(space: SearchSpace, genomes: Genomes, top1: Values, unseen: Genomes, s
 
 def svr(space: SearchSpace, genomes: Genomes, top1: Values, unseen: Genomes, seed: int) -> Values:
     centre, spread = top1.mean(), top1.std() or 1.0
-    grid = {"C": (0.3, 1.0, 3.0, 10.0), "gamma": (0.003, 0.01, 0.03), "epsilon": (0.1, 0.3)}
+    grid = {
+        "C": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+        "gamma": (0.001, 0.003, 0.01, 0.03),
+        "epsilon": (0.03, 0.1, 0.3),
+    }
     model = GridSearchCV(SVR(kernel="rbf"), grid, scoring="neg_mean_squared_error", cv=4)
     model.fit(features(space, genomes), (top1 - centre) / spread)
     return np.asarray(centre + spread * model.predict(features(space, unseen)))

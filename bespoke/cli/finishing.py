@@ -16,6 +16,7 @@ from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.training.collection import collect_table
 from bespoke.supernet.training.data import ImageSet
+from bespoke.supernet.whole_files import digest_of
 from bespoke.supernet.zoo import STATISTICS, ZooEntry, entry
 from bespoke.supernet.zoo.writing import publish
 
@@ -45,17 +46,18 @@ def staged(
         device: Where the network lies.
         report: Gets a line of progress now and then.
     """
-    collected = run / f"statistics-{architectures}-{seed}.safetensors"
+    folder = run / "entry" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in ("card.json", DATASET):  # of the same run, finished with other options
+        (folder / left).unlink(missing_ok=True)
+    save_weights(network, weights := folder / "weights.safetensors")
+    # A run that was begun anew in the same folder has other weights, and a table of its own.
+    collected = run / f"statistics-{digest_of(weights)[:12]}-{architectures}-{seed}.safetensors"
     if not collected.exists():
         table = collect_table(
             network, training, architectures=architectures, seed=seed, device=device, report=report
         )
         save_statistics(table, collected)
-    folder = run / "entry" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in ("card.json", DATASET):  # of the same run, finished with other options
-        (folder / left).unlink(missing_ok=True)
-    save_weights(network, folder / "weights.safetensors")
     save_statistics(load_statistics(network.space, collected), folder / STATISTICS)
     (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
     return entry(name, folder.parent)
@@ -70,15 +72,16 @@ def predictor_fields(
     unsure: int,
     views: int,
     seed: int,
+    key: str,
     device: torch.device,
     report: Report,
 ) -> dict[str, Any]:
     """Measure subnets and fit the entry's predictor; the card's fields on it (see ``predictors/card.py``)."""
     dataset = measure_subnets(
         entry, held_out, subnets, run / f"accuracy-{entry.digest[:12]}-{views}.jsonl", seed=seed,
-        views=views, unsure=unsure, device=device, report=report,
+        views=views, unsure=unsure, key=key, device=device, report=report,
     )  # fmt: skip
-    return fit_predictor(entry, dataset, seed=seed, report=report)
+    return {"subnets_seed": seed, **fit_predictor(entry, dataset, seed=seed, report=report)}
 
 
 def accuracy_fields(

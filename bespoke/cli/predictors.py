@@ -11,7 +11,7 @@ import typer
 from bespoke.cli.asking import EntryName, check_seed, progress, zoo_entry
 from bespoke.cli.weights import check_measuring, zoo_app
 from bespoke.cli.zoo import ZooFolder
-from bespoke.supernet.errors import InvalidInput, NotFound
+from bespoke.supernet.errors import InvalidInput
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +47,8 @@ def zoo_measure(
 ) -> None:
     """Measure subnets on held-out training images; the same command with the same file goes on."""
     from bespoke.predictors.card import check_measurable, measure_subnets
-    from bespoke.predictors.dataset import Shard
-    from bespoke.predictors.held_out import read_held_out
+    from bespoke.predictors.dataset import Shard, images_key, subnets_seed
+    from bespoke.predictors.held_out import read_held_out, which
     from bespoke.supernet.training.processes import device_of
     from bespoke.supernet.training.sides import side_of
 
@@ -66,11 +66,12 @@ def zoo_measure(
         raise InvalidInput(f"--side: got {side}, expected 1 or more")
     device_of(device)
     side = side_of(opened) if side is None else side
-    seed = int(opened.card.get("seed", 0)) if seed is None else seed
+    seed = subnets_seed(opened.card) if seed is None else seed
     held_out = read_held_out(opened, images, side, cache, seed)
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
-        shard=own if own.count > 1 else None, device=device, report=progress,
+        shard=own if own.count > 1 else None, key=images_key(which(images, held_out), held_out.side),
+        device=device, report=progress,
     )  # fmt: skip
     print(f"{dataset}: {len(measured)} subnets, mean top-1 {sum(measured.top1) / len(measured):.4f}")
 
@@ -78,7 +79,10 @@ def zoo_measure(
 def zoo_fit(
     name: EntryName,
     dataset: Annotated[list[Path], typer.Option(help="What was measured; several files are merged.")],
-    learner: Annotated[str, typer.Option(help="What is fitted: gaussian or mlp.")] = "gaussian",
+    learner: Annotated[
+        str | None,
+        typer.Option(help="What is fitted: gaussian or mlp; gaussian unless there are too many subnets."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the fit.", callback=check_seed)] = 0,
     zoo_folder: ZooFolder = Path("var/zoo"),
 ) -> None:
@@ -86,15 +90,14 @@ def zoo_fit(
     from bespoke.cli.plots import PLOTS, write_plots
     from bespoke.predictors.card import fit_predictor, write_fit
     from bespoke.predictors.dataset import FEWEST_SUBNETS, merge_datasets
-    from bespoke.predictors.fitting import LEARNERS
+    from bespoke.predictors.fitting import learner_of
 
-    if learner not in LEARNERS:
-        raise NotFound("learner", learner, sorted(LEARNERS))
+    learner_of(0, learner)  # before files are read
     opened = zoo_entry(name, zoo_folder)
     merged = merge_datasets(dataset, opened.space)
     if len(merged) < FEWEST_SUBNETS:
         raise InvalidInput(f"--dataset: got {len(merged)} subnets, expected {FEWEST_SUBNETS} at least")
-    fields = fit_predictor(opened, merged, seed=seed, learner=LEARNERS[learner], report=progress)
+    fields = fit_predictor(opened, merged, seed=seed, learner=learner, report=progress)
     drawn = (opened.folder / PLOTS).is_dir()
     write_fit(opened, fields)
     if drawn:

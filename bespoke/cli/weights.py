@@ -91,8 +91,8 @@ def train(
 ) -> None:
     """Train a supernet on your images, fit its accuracy predictor, and write its model card."""
     from bespoke.cli.finishing import accuracy_fields, predictor_fields, published, staged
-    from bespoke.predictors.dataset import FEWEST_SUBNETS, drawn
-    from bespoke.predictors.held_out import hold_out, image_fields, training_seed
+    from bespoke.predictors.dataset import FEWEST_SUBNETS, drawn, images_key
+    from bespoke.predictors.held_out import few, hold_out, image_fields, training_seed
     from bespoke.supernet import zoo
     from bespoke.supernet.spaces import space as make_space
     from bespoke.supernet.statistics import check_covered
@@ -161,6 +161,10 @@ def train(
         _tell_skipped((*images.skipped, *validation.skipped), run, report)
     held_by = training_seed(started, data, images, seed)
     training, held_out = hold_out(images, held_by)
+    report(
+        f"{len(images.classes)} classes: {few(images.classes)}; {len(training)} images to train on, "
+        f"{len(held_out)} held out for the accuracy predictor, {len(validation)} for validation"
+    )
     seen = image_fields(data, images, held_out, held_by)  # before hours in which files may come and go
     chosen = chosen_of(len(images.classes))
     phases = phases_of(chosen)
@@ -203,11 +207,12 @@ def train(
         "phases": {phase.name: round(phase.epochs, 2) for phase in phases},
         "resolutions": list(sides),
         "command": shlex.join(command),
+        **({"start": {"name": started.name, "digest": started.digest}} if started else {}),
         **seen,
     }
     fields |= predictor_fields(
-        entry, held_out, run, subnets=subnets, unsure=unsure, views=views, seed=seed, device=own_device,
-        report=report,
+        entry, held_out, run, subnets=subnets, unsure=unsure, views=views, seed=seed,
+        key=images_key(seen["held_out"], side), device=own_device, report=report,
     )  # fmt: skip
     fields |= accuracy_fields(
         entry, validation, training if gap else None, run, random=random, device=own_device, report=report
@@ -296,6 +301,7 @@ def check_measuring(subnets: int, unsure: int, views: int) -> None:
     Raises:
         InvalidInput: One of them is out of range, or they do not go together.
     """
+    from bespoke.predictors.gaussian import MOST_EXAMPLES
     from bespoke.supernet.training.evaluation import VIEWS
 
     if subnets < 1:
@@ -304,6 +310,11 @@ def check_measuring(subnets: int, unsure: int, views: int) -> None:
         raise InvalidInput(
             f"--unsure: got {unsure} of {subnets} subnets, expected 0 to {max(0, subnets - FEWEST_DRAWN)}: "
             f"{FEWEST_DRAWN} at least have to follow from the seed alone"
+        )
+    if unsure and subnets > MOST_EXAMPLES:
+        raise InvalidInput(
+            f"--unsure: got {unsure} of {subnets} subnets, expected {MOST_EXAMPLES} at most, since the "
+            "work of choosing them grows with their cube: leave it out"
         )
     if not 1 <= views <= len(VIEWS):
         raise InvalidInput(f"--views: got {views}, expected 1 to {len(VIEWS)}")

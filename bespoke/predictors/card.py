@@ -31,7 +31,7 @@ from bespoke.predictors.dataset import (
     set_aside,
     write_dataset,
 )
-from bespoke.predictors.fitting import LEARNER, LEARNERS, Learner, cross_predictions, fit, rmse
+from bespoke.predictors.fitting import Learner, cross_predictions, fit, learner_of, rmse
 from bespoke.predictors.selection import selection_error
 from bespoke.supernet import zoo
 from bespoke.supernet.agreement import kendall_tau
@@ -73,6 +73,7 @@ def measure_subnets(
     views: int = 1,
     unsure: int = 0,
     shard: Shard | None = None,
+    key: str = "",
     device: torch.device | str = "cpu",
     report: Report = print,
 ) -> AccuracyDataset:
@@ -88,16 +89,17 @@ def measure_subnets(
         unsure: How many of the subnets are chosen for a predictor being unsure of them; without
             shards only.
         shard: Which subnets are this worker's; all unless given.
+        key: Names the images (``images_key``), and is written beside each measurement.
         device: Where the subnets run.
         report: Gets a line of progress now and then.
 
     Raises:
         FileInvalid: The file holds something else, or what was measured of another supernet, or on
-            another number of images.
+            other images, or on another number of them.
     """
     images = LabelledImages(held_out, views=views)
-    check_measurable(entry, dataset)
-    score = top1_measure(entry, images, device=device)
+    check_measurable(entry, dataset, key)
+    score = top1_measure(entry, images, key=key, device=device)
     began, done = time.monotonic(), 0
 
     def measure(architecture: Architecture) -> Measurement:
@@ -116,15 +118,28 @@ def measure_subnets(
     )
 
 
-def check_measurable(entry: zoo.ZooEntry, dataset: Path) -> None:
-    """See that a supernet's subnets can be measured into a file, before any image is read.
+def check_measurable(entry: zoo.ZooEntry, dataset: Path, key: str = "") -> None:
+    """See that a supernet's subnets can be measured into a file.
+
+    Args:
+        entry: A zoo entry.
+        dataset: The file.
+        key: Names the images (``images_key``), once they are known.
 
     Raises:
         StatisticsMissing: It has no BN statistics table, with which they could be cut out.
-        FileInvalid: The file holds something else, or what was measured of another supernet.
+        FileInvalid: The file holds something else, or what was measured of another supernet, or on
+            other images.
     """
     entry.check_measurable()
-    if _of_others(read_dataset(dataset, entry.space), entry):
+    known = read_dataset(dataset, entry.space)
+    if key and set(known.held_out) - {"", key}:
+        raise FileInvalid(
+            dataset,
+            "holds subnets measured on other images, or on images of another side: measure on those (of an "
+            "import the same --seed and --side hold them out), or into another file",
+        )
+    if _of_others(known, entry):
         raise FileInvalid(
             dataset,
             f"holds subnets of a supernet other than {entry.name!r} as it is now: measure into another file",
@@ -132,21 +147,27 @@ def check_measurable(entry: zoo.ZooEntry, dataset: Path) -> None:
 
 
 def top1_measure(
-    entry: zoo.ZooEntry, images: LabelledImages, *, threads: int = 2, device: torch.device | str = "cpu"
+    entry: zoo.ZooEntry,
+    images: LabelledImages,
+    *,
+    key: str = "",
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Callable[[Architecture], Measurement]:
     """What measures the subnets of a supernet, whose weights are loaded once.
 
     Args:
         entry: A zoo entry with weights and statistics.
         images: What to measure on.
-        threads: Threads of the runtime.
+        key: Names the images (``images_key``).
+        threads: Threads of the runtime; as many as torch takes unless given.
         device: Where the subnets run.
     """
     network, table = load_supernet(entry)
 
     def measure(architecture: Architecture) -> Measurement:
         score = subnet_score(network, architecture, table, images, threads, device)
-        return Measurement(score.top1, round(score.smooth, 6), entry.digest)
+        return Measurement(score.top1, round(score.smooth, 6), entry.digest, key)
 
     return measure
 
@@ -156,7 +177,7 @@ def fit_predictor(
     dataset: AccuracyDataset,
     *,
     seed: int = 0,
-    learner: Learner = LEARNERS[LEARNER],
+    learner: str | None = None,
     report: Report = print,
 ) -> dict[str, Any]:
     """Fit the predictor on measured subnets, judge it, and save it into the entry, with the data set.
@@ -169,15 +190,18 @@ def fit_predictor(
         entry: A zoo entry.
         dataset: Subnets measured on held-out training images.
         seed: Of the fit.
-        learner: Makes the predictor.
+        learner: Names what makes the predictor; see ``learner_of``.
         report: Gets a line of progress.
 
     Returns:
         The card's fields on the predictor.
 
     Raises:
+        NotFound: There is no such learner.
+        InvalidInput: It cannot be fitted on so many.
         InvalidInput: The data set holds subnets of another supernet, or was measured in several ways.
     """
+    own = learner_of(len(dataset), learner)
     if others := _of_others(dataset, entry):
         raise InvalidInput(
             f"data set: got {others} subnets of a supernet other than {entry.name!r} as it is now, expected "
@@ -188,23 +212,33 @@ def fit_predictor(
             f"data set: got subnets measured on {sorted(ways)} images, views counted, expected one number: "
             "top-1 of other images, or of more views, does not compare"
         )
+    if len(sets := {key for key in dataset.held_out if key}) > 1:
+        raise InvalidInput(
+            f"data set: got subnets measured on {len(sets)} different sets of images, or sides of them, "
+            "expected one: top-1 on other images does not compare"
+        )
     genomes, top1 = encode(entry.space, dataset.architectures), np.array(dataset.top1)
     aside, targets = set_aside(dataset.rounds.count(0)), dataset.targets()
     unseen, seen = (genomes[:aside], top1[:aside]), (genomes[aside:], targets[aside:])
     report(f"fitting the accuracy predictor on {len(top1)} subnets")
-    judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=learner)
-    bias = _selection_bias(entry, genomes, targets, top1, seed, learner)
-    saved = learner(entry.space, genomes, targets, seed)
+    judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=own)
+    bias = _selection_bias(entry, genomes, targets, top1, seed, own)
+    saved = own(entry.space, genomes, targets, seed)
     card = {**judged.card, "fitted_on": len(top1)}
     saved = replace(saved, half_width=judged.half_width, selection_bias=bias or 0.0, card=card)
     saved.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
     predicted = judged.top1(unseen[0])
+    is_smoothed = not np.array_equal(targets, top1)
     return {
         "predictor_kendall_tau": round(kendall_tau(predicted, unseen[1]), 4),
         "predictor_rmse": round(rmse(predicted, unseen[1]), 5),
         "predictor_kendall_tau_smooth": round(kendall_tau(predicted, targets[:aside]), 4),
         "predictor_rmse_smooth": round(rmse(predicted, targets[:aside]), 5),
+        "predictor_kendall_tau_most": round(kendall_tau(targets[:aside], unseen[1]), 4)
+        if is_smoothed
+        else None,
+        "predictor_rmse_least": round(rmse(targets[:aside], unseen[1]), 5) if is_smoothed else None,
         "predictor_half_width": round(judged.half_width, 5),
         "predictor_selection_bias": None if bias is None else round(bias, 5),
         "predictor_subnets": len(seen[1]),

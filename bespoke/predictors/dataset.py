@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bespoke.supernet.architecture import Architecture, SearchSpace, read_architecture
 from bespoke.supernet.errors import ArchitectureInvalid, FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
-from bespoke.supernet.whole_files import write_file
+from bespoke.supernet.whole_files import named, write_file
 
 DATASET = "accuracy.jsonl"
 """The data set, kept in a zoo entry beside the predictor that was fitted on it."""
@@ -42,11 +42,13 @@ class Measurement:
         top1: In [0, 1].
         smooth: Top-1 with soft edges (``training/evaluation.py``), if it was measured.
         supernet: Digest of the zoo entry that it was measured of; empty where nobody said.
+        held_out: On which images, as ``images_key`` names them; empty where nobody said.
     """
 
     top1: float
     smooth: float | None = None
     supernet: str = ""
+    held_out: str = ""
 
 
 Measure = Callable[[Architecture], float | Measurement]
@@ -64,6 +66,7 @@ class AccuracyDataset:
         rounds: The round that chose each: 0 for those that follow from the seed.
         smooth: Top-1 with soft edges of each; None where it was not measured.
         supernets: Digest of the zoo entry that each was measured of; empty where nobody said.
+        held_out: On which images each was, as ``images_key`` names them; empty where nobody said.
     """
 
     architectures: tuple[Architecture, ...]
@@ -72,10 +75,12 @@ class AccuracyDataset:
     rounds: tuple[int, ...]
     smooth: tuple[float | None, ...] = ()
     supernets: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "smooth", self.smooth or (None,) * len(self.top1))
         object.__setattr__(self, "supernets", self.supernets or ("",) * len(self.top1))
+        object.__setattr__(self, "held_out", self.held_out or ("",) * len(self.top1))
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -135,7 +140,8 @@ def read_dataset(path: Path, space: SearchSpace) -> AccuracyDataset:
             architecture = read_architecture(space, row["architecture"])
             smooth = float(row["smooth"]) if "smooth" in row else None
             numbers = float(row["top1"]), int(row.get("images", 0)), int(row.get("round", 0))
-            found = _Row(architecture, *numbers, smooth, str(row.get("supernet", "")))
+            texts = str(row.get("supernet", "")), str(row.get("held_out", ""))
+            found = _Row(architecture, *numbers, smooth, *texts)
         except (ValueError, KeyError, TypeError, AttributeError, ArchitectureInvalid) as error:
             raise FileInvalid(path, f"line {number}: {error}") from error
         if not 0 <= found.top1 <= 1:
@@ -230,6 +236,21 @@ def drawn(space: SearchSpace, count: int, seed: int) -> tuple[Architecture, ...]
     return found
 
 
+def images_key(held_out: str, side: int) -> str:
+    """A short name of what subnets are measured on: top-1 on other images does not compare.
+
+    Args:
+        held_out: Digest of the images' names, as a card tells it.
+        side: Side of the kept squares in pixels.
+    """
+    return f"{held_out[:12]}-{side}"
+
+
+def subnets_seed(card: Mapping[str, Any]) -> int:
+    """The seed by which a training drew the subnets that it measured; 0 where the card tells none."""
+    return int(card.get("subnets_seed", card.get("seed", 0)))
+
+
 def set_aside(drawn: int) -> int:
     """How many subnets of a data set judge its predictor, which never sees them: its first ones.
 
@@ -284,9 +305,9 @@ def measured(
                     f"measured top1 {found.top1} of {architecture.id}, expected a share from 0 to 1"
                 )
             known[architecture] = _Row(
-                architecture, found.top1, images, number, found.smooth, found.supernet
+                architecture, found.top1, images, number, found.smooth, found.supernet, found.held_out
             )  # fmt: skip
-            with path.open("a") as file:
+            with named(path), path.open("a") as file:
                 file.write(_line(known[architecture]))
     return _dataset([known[architecture] for architecture in chosen])
 
@@ -299,11 +320,12 @@ class _Row:
     round: int
     smooth: float | None
     supernet: str
+    held_out: str
 
 
 def _rows(dataset: AccuracyDataset) -> list[_Row]:
     of_each = (dataset.architectures, dataset.top1, dataset.images, dataset.rounds, dataset.smooth)
-    return [_Row(*row) for row in zip(*of_each, dataset.supernets, strict=True)]
+    return [_Row(*row) for row in zip(*of_each, dataset.supernets, dataset.held_out, strict=True)]
 
 
 def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
@@ -314,6 +336,7 @@ def _dataset(rows: Sequence[_Row]) -> AccuracyDataset:
         tuple(row.round for row in rows),
         tuple(row.smooth for row in rows),
         tuple(row.supernet for row in rows),
+        tuple(row.held_out for row in rows),
     )
 
 
@@ -322,6 +345,7 @@ def _line(row: _Row) -> str:
     told |= {"images": row.images} | ({"round": row.round} if row.round else {})
     told |= {"smooth": row.smooth} if row.smooth is not None else {}
     told |= {"supernet": row.supernet} if row.supernet else {}
+    told |= {"held_out": row.held_out} if row.held_out else {}
     return json.dumps(told, separators=(",", ":")) + "\n"
 
 

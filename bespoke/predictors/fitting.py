@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bespoke.predictors.accuracy import MlpPredictor
-from bespoke.predictors.gaussian import GaussianPredictor
+from bespoke.predictors.gaussian import MOST_EXAMPLES, GaussianPredictor
 from bespoke.predictors.kriging import krige
 from bespoke.predictors.mlp import ensemble
 from bespoke.supernet.agreement import conformal_half_width, kendall_tau
 from bespoke.supernet.architecture import Genomes, SearchSpace
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import InvalidInput, NotFound
 
 SMALLEST_SET = 20
 
@@ -28,8 +28,31 @@ Measured = tuple[Genomes, NDArray[np.float64]]
 """Genomes of shape (N, G) and their top-1 in [0, 1], shape (N,)."""
 
 LEARNERS: Mapping[str, Learner] = {"gaussian": krige, "mlp": ensemble}
-LEARNER = "gaussian"
-"""The best in ``python -m benchmarks.predictor``."""
+LEARNER, BEYOND_MOST = "gaussian", "mlp"
+"""The best in ``python -m benchmarks.predictor``, and what many examples are fitted with."""
+
+
+def learner_of(examples: int, name: str | None = None) -> Learner:
+    """What fits a predictor on so many examples.
+
+    Args:
+        examples: How many there are.
+        name: One of ``LEARNERS``; the best that can be fitted on so many unless given.
+
+    Raises:
+        NotFound: There is no learner of that name.
+        InvalidInput: It cannot be fitted on so many.
+    """
+    if name is None:
+        return LEARNERS[LEARNER if examples <= MOST_EXAMPLES else BEYOND_MOST]
+    if name not in LEARNERS:
+        raise NotFound("learner", name, sorted(LEARNERS))
+    if name == LEARNER and examples > MOST_EXAMPLES:
+        raise InvalidInput(
+            f"learner {name!r}: got {examples} subnets, expected {MOST_EXAMPLES} at most, since its work "
+            f"grows with their cube; take {BEYOND_MOST!r}"
+        )
+    return LEARNERS[name]
 
 
 def fit(

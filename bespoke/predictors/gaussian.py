@@ -33,6 +33,10 @@ FORMAT = "bespoke-gaussian-predictor-2"
 RATE = 8192
 """Of a feature over whose difference similarity falls by a factor of e."""
 
+MOST_EXAMPLES = 3000
+"""Measured architectures. The work of a fit grows with their cube, that of a prediction with their number: so
+many take most of an hour to fit and judge on one core, and more slow down every search."""
+
 _CHUNK = 256
 """Rows at a time: their similarities to 1,000 measured architectures take 2 MB."""
 

@@ -101,7 +101,7 @@ def held_out_of(entry: zoo.ZooEntry, root: Path, training: ImageSet, seed: int) 
     _check_classes(entry, root, training.classes)
     told = entry.card.get("held_out")
     _, held_out = hold_out(training, seed if told is None else int(entry.card.get("seed", seed)))
-    if told is not None and _which(root, held_out) != told:
+    if told is not None and which(root, held_out) != told:
         raise FileInvalid(
             root,
             f"not the training images of supernet {entry.name!r}: what would be held out of these "
@@ -120,15 +120,16 @@ def _check_classes(entry: zoo.ZooEntry, root: Path, classes: Sequence[str]) -> N
     named = entry.card.get("classes")
     if len(classes) == entry.space.classes and list(classes) == list(named or classes):
         return
-    expected = f": {_few(named)}" if named else ""
+    expected = f": {few(named)}" if named else ""
     raise FileInvalid(
         root,
-        f"got {len(classes)} classes: {_few(classes)}; supernet {entry.name!r} knows {entry.space.classes}"
+        f"got {len(classes)} classes: {few(classes)}; supernet {entry.name!r} knows {entry.space.classes}"
         f"{expected}; expected the folder that it was trained on, or a copy",
     )
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first names of many, as text."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
@@ -147,7 +148,7 @@ def training_seed(started: zoo.ZooEntry | None, root: Path, training: ImageSet, 
     """
     if started is None or "held_out" not in started.card:
         return seed
-    if started.card.get("images_digest") != _which(root, training):
+    if started.card.get("images_digest") != which(root, training):
         return seed
     held_out_of(started, root, training, seed)
     return int(started.card.get("seed", seed))
@@ -165,12 +166,12 @@ def image_fields(root: Path, training: ImageSet, held_out: ImageSet, seed: int) 
     return {
         "side": training.side,
         "seed": seed,
-        "held_out": _which(root, held_out),
-        "images_digest": _which(root, training),
+        "held_out": which(root, held_out),
+        "images_digest": which(root, training),
     }
 
 
-def _which(root: Path, images: ImageSet) -> str:
+def which(root: Path, images: ImageSet) -> str:
     """A digest of which training images of a folder these are; a copy of the folder has the same.
 
     Of the files' names in their classes' folders, or of CIFAR's indices; not of pixels.

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bespoke.predictors import AccuracyDataset
+from bespoke.predictors.dataset import images_key, subnets_seed
 from bespoke.service.archiving import build_missing
 from bespoke.service.children import Child, Stopped
 from bespoke.service.engines.protocol import JobEngine, Json, Run
@@ -67,7 +68,7 @@ def start(place: Workplace, engine: JobEngine, supernet: str, request: Json) -> 
         )
     # The card tells the side of the training; what was asked for counts where it tells none.
     side = request["side"] if request["side"] and "side" not in entry.card else side_of(entry)
-    seed = int(entry.card.get("seed", 0)) if request["seed"] is None else request["seed"]
+    seed = subnets_seed(entry.card) if request["seed"] is None else request["seed"]
     row, job = place.store.start_dataset(supernet, entry.digest, request | {"seed": seed, "side": side})
     if job is not None:
         engine.submit(job)
@@ -108,16 +109,23 @@ def supernet_of(place: Workplace, dataset: Dataset) -> ZooEntry:
 
 def measured_so_far(place: Workplace, dataset: Dataset) -> AccuracyDataset:
     """What was measured of a data set, in the order in which it was chosen."""
-    space = supernet_of(place, dataset).space
+    entry = supernet_of(place, dataset)
     rows = [row for row in place.store.dataset_subnets(dataset.id) if row.top1 is not None]
     return AccuracyDataset(
-        architectures=tuple(read_architecture(space, row.architecture) for row in rows),
+        architectures=tuple(read_architecture(entry.space, row.architecture) for row in rows),
         top1=tuple(row.top1 or 0.0 for row in rows),
         images=tuple(row.images or 0 for row in rows),
         rounds=tuple(row.round for row in rows),
         smooth=tuple(row.smooth for row in rows),
         supernets=(dataset.supernet_digest,) * len(rows),
+        held_out=(_images(entry, dataset.request["side"]),) * len(rows),
     )
+
+
+def _images(entry: ZooEntry, side: int) -> str:
+    """Names what subnets were measured on; empty where the card does not tell what was held out."""
+    told = entry.card.get("held_out")
+    return images_key(told, side) if isinstance(told, str) else ""
 
 
 def collect_dataset(place: Workplace, run: Run) -> Json:

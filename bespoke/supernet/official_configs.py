@@ -18,8 +18,8 @@ from bespoke.supernet.ops import Op, is_possible, make_divisible
 from bespoke.supernet.spaces import FixedNetwork
 
 ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hswish", None: "none"}
-NORM_EPS = 1e-5
-"""Of networks whose configuration has no ``bn``."""
+NORM_EPS = {"MobileNetV3": 1e-5, "ProxylessNASNets": 1e-3, "ResNets": 1e-5}
+"""Of networks whose configuration has no ``bn``, by family."""
 
 Shape = tuple[int, int, int]
 
@@ -94,7 +94,7 @@ class _Reader:
 
     def __init__(self, config: Mapping[str, Any], resolution: int) -> None:
         self._config = config
-        self._eps = float(config["bn"]["eps"]) if config.get("bn") else NORM_EPS
+        self._eps = float(config["bn"]["eps"]) if config.get("bn") else NORM_EPS[str(config["name"])]
         self.shape: Shape = (resolution, resolution, 3)
 
     def convolution(self, name: str) -> tuple[Op, ...]:

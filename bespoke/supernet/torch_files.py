@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,12 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise FileInvalid(path, f"holds more than tensors, and is not loaded: {reason}") from error
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign is None:
+            raise FileInvalid(path, "is no readable torch file: damaged, or of another kind") from error
+        raise FileInvalid(
+            path, f"holds more than tensors: {foreign[1]}, which is code; nothing of it was loaded or run"
+        ) from error
     except Exception as error:  # A damaged pickle can end in any error at all.
         raise FileInvalid(path, f"is no readable torch file: {type(error).__name__}: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):

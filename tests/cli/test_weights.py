@@ -69,7 +69,9 @@ def trained(
     return run, made.parent, bespoke("train", "--data", photos, "--out", made, "--run", run, *begun, *SHORT)
 
 
-def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, Path, str]) -> None:
+def test_training_ends_with_an_entry_that_can_be_searched(
+    trained: tuple[Path, Path, str], begun: tuple[str, ...]
+) -> None:
     run, root, told = trained
     assert zoo.names(root) == ("mine",)
     entry = zoo.entry("mine", root)
@@ -81,7 +83,8 @@ def test_training_ends_with_an_entry_that_can_be_searched(trained: tuple[Path, P
     assert len(entry.card["front_points"]) > 1
     assert "--recipe progressive_shrinking --resolutions 32 --scale 0.0005" in entry.card["command"]
     assert entry.card["command"].endswith("--seed 0 --no-gap --start narrow --zoo begun0 --out mine")
-    assert (entry.card["side"], entry.card["seed"]) == (36, 0)
+    assert (entry.card["side"], entry.card["seed"], entry.card["subnets_seed"]) == (36, 0, 0)
+    assert entry.card["start"] == {"name": "narrow", "digest": zoo.entry("narrow", Path(begun[3])).digest}
     predictor = read_predictor(entry.folder, entry.space)
     assert search(Problem(entry.space, predictor, (Constraint("macs", 1e6),))).best.metrics["macs"] <= 1e6
     assert (run / "log.csv").read_text().count("\n") == 7
@@ -164,6 +167,19 @@ def test_two_workers_measure_and_a_predictor_is_fitted_on_both_files(
     few = ("--subnets", 32, "--cache", tmp_path, "--zoo", root)
     with pytest.raises(FileInvalid, match="not the training images of supernet 'mine'"):
         bespoke("zoo", "measure", "mine", "--images", fewer, "--dataset", tmp_path / "new.jsonl", *few)
+    with pytest.raises(FileInvalid, match="measured on other images, or on images of another side"):
+        bespoke("zoo", "measure", "mine", "--images", photos, "--dataset", files[0], *few, "--side", 40)
+
+
+def test_a_run_that_is_begun_anew_gets_a_table_of_its_own(
+    trained: tuple[Path, Path, str], begun: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    run, made = Path(shutil.copytree(trained[0], tmp_path / "run")), tmp_path / "mine"
+    (before,) = run.glob("statistics-*")
+    (run / "checkpoint.pt").unlink()
+    bespoke("train", "--data", photos, "--out", made, "--run", run, *begun, *SHORT, "--rate", 2)
+    (table,) = set(run.glob("statistics-*")) - {before}
+    assert (made / "statistics.safetensors").read_bytes() == table.read_bytes() != before.read_bytes()
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
@@ -256,6 +272,7 @@ def test_a_place_where_no_entry_can_come_is_told_before_any_image_is_read(tmp_pa
         (("--subnets", 0), "--subnets: got 0"),
         (("--views", 0), "--views: got 0"),
         (("--unsure", 999), "--unsure: got 999 of 1000"),
+        (("--unsure", 9, "--subnets", 3001), "--unsure: got 9 of 3001 subnets, expected 3000 at most"),
         (("--seed", -1), "--seed: got -1"),
         (("--side", 0), "--side: got 0"),
         (("--device", "gpu"), "got 'gpu'"),

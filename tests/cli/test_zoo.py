@@ -198,8 +198,7 @@ def test_a_specialised_network_needs_no_images_and_can_be_calibrated(
     (logits,) = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"image": x_NCHW.numpy()})
     state = torch.load(published / "cpu_lat@9ms" / "init", weights_only=True)["state_dict"]
     expected = mobile_forward(state, "proxyless", STAGES, x_NCHW, elastic=False).numpy()
-    # Statistics tables are in half precision.
-    assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * float(np.abs(expected).max()))
 
     before = (opened.folder / "statistics.safetensors").read_bytes()
     card = opened.card | {"top1_largest": 0.8, "random_points": []}

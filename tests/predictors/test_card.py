@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def test_a_fit_is_saved_with_its_data_set_and_what_it_is_worth(entry: zoo.ZooEnt
     assert (
         fields["predictor_kendall_tau_smooth"] == fields["predictor_kendall_tau"]
     )  # there are no soft edges
+    assert (fields["predictor_kendall_tau_most"], fields["predictor_rmse_least"]) == (None, None)
     assert fields["predictor_images"] == 500
     assert fields["predictor_kendall_tau"] > 0.4
     predictor = read_predictor(entry.folder / "predictor.json", entry.space)
@@ -156,9 +158,17 @@ def test_a_new_predictor_takes_what_the_old_one_said_off_the_card(
     assert kept == [{k: v for k, v in point.items() if k != "top1_predicted"} for point in unlike]
 
 
-def test_what_was_measured_on_other_images_or_views_is_not_mixed(entry: zoo.ZooEntry) -> None:
+@pytest.mark.parametrize(
+    ("ways", "told"),
+    [
+        ({"images": (500,) * 30 + (2000,) * 30}, r"got subnets measured on \[500, 2000\] images"),
+        ({"held_out": ("0123-96",) * 30 + ("4567-96",) * 30}, "on 2 different sets of images"),
+    ],
+)
+def test_what_was_measured_on_other_images_or_views_is_not_mixed(
+    entry: zoo.ZooEntry, ways: dict[str, Any], told: str
+) -> None:
     dataset = dataset_of(entry, 60, noise=0.01)
-    mixed = replace(dataset, images=(500,) * 30 + (2000,) * 30)
-    with pytest.raises(InvalidInput, match=r"got subnets measured on \[500, 2000\] images"):
-        fit_predictor(entry, mixed, report=lambda _: None)
+    with pytest.raises(InvalidInput, match=told):
+        fit_predictor(entry, replace(dataset, **ways), report=lambda _: None)
     assert not (entry.folder / DATASET).exists()

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from bespoke.predictors.fitting import LEARNERS, Learner, cross_predictions, fit, rmse
+from bespoke.predictors.fitting import LEARNERS, Learner, cross_predictions, fit, learner_of, rmse
+from bespoke.predictors.gaussian import MOST_EXAMPLES
 from bespoke.predictors.mlp import FitSettings, ensemble
 from bespoke.supernet.agreement import kendall_tau
 from bespoke.supernet.architecture import Genomes, encode
 from bespoke.supernet.cost import CostTable
-from bespoke.supernet.errors import InvalidInput
+from bespoke.supernet.errors import InvalidInput, NotFound
 from bespoke.supernet.genomes import stratified
 from bespoke.supernet.spaces import space as make_space
 
@@ -40,6 +41,17 @@ def test_a_fit_ranks_subnets_that_it_never_saw_and_its_interval_holds(name: str)
     assert 0.8 < np.mean(np.abs(predicted - unseen[1]) <= predictor.half_width) < 0.98
     assert predictor.card["held_out"] == 100
     assert predictor.card["rmse"] == pytest.approx(rmse(predictor.top1(held_out[0]), held_out[1]), abs=1e-6)
+
+
+def test_a_gaussian_process_is_fitted_on_as_many_as_it_can_bear() -> None:
+    assert learner_of(MOST_EXAMPLES) is LEARNERS["gaussian"]
+    assert learner_of(MOST_EXAMPLES + 1) is learner_of(1, "mlp") is LEARNERS["mlp"]
+    with pytest.raises(
+        InvalidInput, match=r"'gaussian': got 3001 subnets, expected 3000 at most.*take 'mlp'"
+    ):
+        learner_of(MOST_EXAMPLES + 1, "gaussian")
+    with pytest.raises(NotFound, match="forest"):
+        learner_of(1, "forest")
 
 
 def test_the_seed_decides_the_fit_and_torch_is_left_as_it_was() -> None:

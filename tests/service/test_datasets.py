@@ -208,6 +208,7 @@ def test_a_shard_measures_on_what_was_held_out_from_training_alone(
     ("card", "body", "seed", "side"),
     [
         ({"side": 40, "seed": 7}, {}, 7, 40),
+        ({"side": 40, "seed": 7, "subnets_seed": 9}, {}, 9, 40),
         ({"side": 40, "seed": 7}, {"seed": 3, "side": 64}, 3, 40),  # the images are those of the training
         ({}, {}, 0, 160),
         ({}, {"side": 64}, 0, 64),

@@ -259,6 +259,16 @@ def test_a_right_file_with_other_classes_is_read(tiny_state: State, tmp_path: Pa
     assert read_supernet(saved(tiny_state, tmp_path / "net"), (64,)).network.space.classes == 4
 
 
+@pytest.mark.parametrize(("family", "eps"), [("mbv3", 1e-5), ("proxyless", 1e-3)])
+def test_a_network_whose_configuration_tells_no_bn_has_that_of_its_family(
+    tmp_path: Path, family: str, eps: float
+) -> None:
+    config = mobile_config(family, 16, STAGES + ([[[5, 4]]] if family == "proxyless" else []), 10)
+    del config["bn"]
+    ops = imported_config(config, tmp_path, 64).chain
+    assert {op.norm_eps for op in ops if op.kind in ("conv", "mbconv")} == {eps}
+
+
 class Foreign:
     """Runs code when it is unpickled carelessly."""
 
@@ -273,7 +283,9 @@ class Foreign:
 def test_foreign_code_is_refused_and_never_runs(tmp_path: Path, legacy: bool) -> None:
     path, proof = tmp_path / "net", tmp_path / "it-ran"
     torch.save({"state_dict": Foreign(proof)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(FileInvalid, match="holds more than tensors"):
+    with pytest.raises(
+        FileInvalid, match=f"holds more than tensors: {os.system.__module__}.system, which is code"
+    ):
         read_supernet(path)
     assert not proof.exists()
 
@@ -283,7 +295,7 @@ def test_a_file_that_is_cut_off_or_something_else_is_refused(tiny_state: State, 
     for number, content in enumerate([whole[: len(whole) // 2], whole[:100], b"", b"<html>404</html>"]):
         path = tmp_path / f"cut-{number}"
         path.write_bytes(content)
-        with pytest.raises(FileInvalid, match=r"is no readable torch file|holds more"):
+        with pytest.raises(FileInvalid, match="is no readable torch file"):
             read_supernet(path)
     with pytest.raises(FileInvalid, match="no such file"):
         read_supernet(tmp_path / "absent")

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bespoke.predictors.dataset import FEWEST_SUBNETS
+from bespoke.predictors.gaussian import MOST_EXAMPLES
 from bespoke.service.schemas.common import Incoming, Outgoing
 from bespoke.service.schemas.jobs import JobState
 
@@ -14,7 +15,7 @@ from bespoke.service.schemas.jobs import JobState
 class ActiveRounds(Incoming):
     """Subnets that are not drawn but chosen, because a predictor is unsure of them."""
 
-    subnets: int = Field(ge=1, le=100_000, description="How many of the data set's, over all rounds.")
+    subnets: int = Field(ge=1, le=MOST_EXAMPLES, description="How many of the data set's, over all rounds.")
     rounds: int = Field(default=2, ge=1, le=20, description="In how many rounds.")
 
 
@@ -27,8 +28,8 @@ class DatasetRequest(Incoming):
         default=None,
         ge=0,
         lt=2**31,
-        description="Which subnets are drawn; null for the training's seed, or 0. Which images were held out "
-        "of training, the supernet's card tells; where it does not, this has to be the training's.",
+        description="Which subnets are drawn; null for those of its training, or 0. Which images were held "
+        "out of training, the supernet's card tells; where it does not, this has to be the training's.",
     )
     active: ActiveRounds | None = Field(default=None, description="Null where all of them are drawn.")
     views: int = Field(default=1, ge=1, le=4, description="Crops of each image that are evaluated.")
@@ -45,6 +46,8 @@ class DatasetRequest(Incoming):
     def _go_together(self) -> Self:
         if self.active is None:
             return self
+        if self.subnets > MOST_EXAMPLES:
+            raise ValueError(f"active: expected null, or {MOST_EXAMPLES} subnets at most; got {self.subnets}")
         drawn = self.subnets - self.active.subnets
         if drawn < FEWEST_SUBNETS:
             raise ValueError(

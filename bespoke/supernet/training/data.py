@@ -6,6 +6,7 @@ into it, so that an epoch costs no JPEG decoding.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import math
@@ -53,6 +54,13 @@ _LOOKED_AT = 64
 
 _DECODED_AT_ONCE = 64
 """Images that a thread takes at a time: a million tasks would take memory of their own."""
+
+_OF_THE_MACHINE = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTUNREACH),
+}
+"""Errors that say nothing of an image: too many open files, a disk or a server that fails. An image left out
+for them would be left out of the next training, too."""
 
 _YOUNG_S = 60.0
 """A file that is being made may not be locked yet."""
@@ -267,7 +275,13 @@ def _decode(path: Path, square_HWC: NDArray[np.uint8]) -> bool:
             file.draft("RGB", (4 * side, 4 * side))
             file.load()
             image = _rgb(_upright(file))
-    except Exception:  # Damaged files fail in as many ways as there are decoders; each one is named.
+    except MemoryError:
+        raise
+    except Exception as error:  # Damaged files fail in as many ways as there are decoders; each is named.
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise Unavailable(
+                f"{path} cannot be read now ({error}); run it again, or remove the file"
+            ) from error
         return False
     image = _centre(image, _LONGEST * min(image.size))
     scale = side / min(image.size)

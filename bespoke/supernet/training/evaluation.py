@@ -91,15 +91,15 @@ class Score:
     smooth: float
 
 
-def model_top1(model: bytes, images: LabelledImages, resolution: int, threads: int = 2) -> float:
+def model_top1(model: bytes, images: LabelledImages, resolution: int, threads: int | None = None) -> float:
     """Top-1 of an ONNX model with an open batch, in [0, 1]."""
     return model_score(model, images, resolution, threads).top1
 
 
-def model_score(model: bytes, images: LabelledImages, resolution: int, threads: int = 2) -> Score:
+def model_score(model: bytes, images: LabelledImages, resolution: int, threads: int | None = None) -> Score:
     """How well an ONNX model with an open batch answers."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def logits(x_NCHW: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def subnet_top1(
     architecture: Architecture,
     statistics: Statistics | StatisticsTable,
     images: LabelledImages,
-    threads: int = 2,
+    threads: int | None = None,
     device: torch.device | str = "cpu",
 ) -> float:
     """Top-1 of one subnet of a supernet, in [0, 1]; see ``subnet_score``."""
@@ -148,7 +148,7 @@ def subnet_score(
     architecture: Architecture,
     statistics: Statistics | StatisticsTable,
     images: LabelledImages,
-    threads: int = 2,
+    threads: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Score:
     """How well one subnet of a supernet answers.
@@ -158,7 +158,7 @@ def subnet_score(
         architecture: The subnet.
         statistics: Its own BN statistics, or the supernet's table.
         images: What to measure on.
-        threads: Threads of the runtime.
+        threads: Threads of the runtime; as many as torch takes unless given.
         device: ``cpu``: its ONNX is run; elsewhere the subnet itself.
     """
     own = statistics.lookup(architecture) if isinstance(statistics, StatisticsTable) else statistics

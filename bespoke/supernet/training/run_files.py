@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bespoke.supernet.checkpoints import save_tensors
 from bespoke.supernet.errors import FileInvalid
 from bespoke.supernet.training.phase import Phase
-from bespoke.supernet.whole_files import replacing
+from bespoke.supernet.whole_files import named, replacing
 
 REVISION = 2
 """Raised whenever training with the same settings comes to other weights: no run of before goes on then."""
@@ -69,9 +69,17 @@ def asked_for(
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, asked: str) -> None:
-    """Replace the run's checkpoint."""
-    with replacing(folder / "checkpoint.pt") as temporary, temporary.open("wb") as file:
-        torch.save({"asked": asked, **vars(checkpoint)}, file)
+    """Replace the run's checkpoint.
+
+    Raises:
+        FileInvalid: It cannot be written; the one before stays.
+    """
+    path = folder / "checkpoint.pt"
+    with replacing(path) as temporary, named(path), temporary.open("wb") as file:
+        try:
+            torch.save({"asked": asked, **vars(checkpoint)}, file)
+        except RuntimeError as error:  # What torch makes of a full disk.
+            raise OSError(str(error).splitlines()[0]) from error
         file.flush()
         os.fsync(file.fileno())
 
@@ -129,10 +137,14 @@ def load_teacher(folder: Path, network: nn.Module) -> None:
 
 
 def log_line(folder: Path, values: Sequence[object]) -> None:
-    """Append a line of ``FIELDS`` to the run's log."""
+    """Append a line of ``FIELDS`` to the run's log.
+
+    Raises:
+        FileInvalid: It cannot be written.
+    """
     path = folder / "log.csv"
     fresh = not path.exists()
-    with path.open("a", newline="") as file:
+    with named(path), path.open("a", newline="") as file:
         writer = csv.writer(file)
         if fresh:
             writer.writerow(FIELDS)

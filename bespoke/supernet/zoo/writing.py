@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bespoke.supernet.checkpoints import save_statistics, save_tensors
+from bespoke.supernet.checkpoints import save_tensors
 from bespoke.supernet.errors import InvalidInput
 from bespoke.supernet.networks.chain import ChainSupernet
 from bespoke.supernet.statistics import StatisticsTable
@@ -45,7 +45,7 @@ def write_entry(
     card: Mapping[str, Any],
     add: Callable[[Path], object] | None = None,
 ) -> ZooEntry:
-    """Write a zoo entry, its weights in single precision.
+    """Write a zoo entry, its weights and statistics in single precision.
 
     Args:
         root: The zoo's folder; made where there is none.
@@ -67,7 +67,7 @@ def write_entry(
             weights = {key: parameter.float() for key, parameter in network.named_parameters()}
             save_tensors(weights, folder / "weights.safetensors")
             if statistics is not None:
-                save_statistics(statistics, folder / STATISTICS)
+                save_tensors(statistics.tensors(), folder / STATISTICS)
             (folder / "card.json").write_text(json.dumps(dict(card), indent=2) + "\n")
             (folder / "space.json").write_text(json.dumps(network.space.to_json(), indent=2) + "\n")
             if add is not None:

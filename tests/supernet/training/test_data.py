@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -64,6 +65,20 @@ def test_a_decoder_that_fails_in_its_own_way_skips_the_image(
 
     monkeypatch.setattr(data, "_rgb", fail)
     assert [Path(p).name for p in read_split(folder, "train", side=40).skipped] == ["1.png", "1.png"]
+
+
+def test_what_the_machine_fails_in_leaves_no_image_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as busy:
+        busy.setattr(data, "_rgb", fail)
+        with pytest.raises(Unavailable, match=r"png cannot be read now \(.*Too many open files\)"):
+            read_split(folder, "train", side=40, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    assert len(read_split(folder, "train", side=40, cache=tmp_path / "cache")) == 6
 
 
 def test_other_kinds_of_images_are_read_and_what_is_none_is_named(folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -72,6 +74,22 @@ def test_a_checkpoint_that_was_half_written_goes_with_the_next_run(tmp_path: Pat
     left.write_bytes(b"half")
     loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
     assert not left.exists()
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    loop.train(fresh(), two_colours(), PHASES[:1], tmp_path, batch=4, report=lambda _: None)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(FileInvalid, match=r"checkpoint\.pt: cannot be written"):
+            run_files.save_checkpoint(tmp_path, run_files.Checkpoint(0, 0, fresh().state_dict()), "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.glob("*checkpoint.pt*")] == ["checkpoint.pt"]
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_run_of_an_earlier_revision_of_the_training_is_refused(
