@@ -46,6 +46,7 @@ def train_module(
     Raises:
         FileInvalid: The folder's run is another one.
     """
+    batch = min(batch, len(images))
     steps = math.ceil(epochs * (len(images) // batch))
     module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser, average = optimiser_of(module), WeightAverage(module, steps)

@@ -21,6 +21,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 from bespoke.predictors.accuracy import Encoding, default_encoding, one_hot
+from bespoke.predictors.blas import one_thread
 from bespoke.predictors.gaussian import RATE, GaussianPredictor, distances
 from bespoke.supernet.architecture import Genomes, SearchSpace
 
@@ -81,7 +82,8 @@ def krige(
         encoding: Features; ``default_encoding(space)`` unless given.
     """
     encoding = encoding or default_encoding(space)
-    fitted = _process(_rows(space, encoding, genomes), top1)
+    with one_thread():
+        fitted = _process(_rows(space, encoding, genomes), top1)
     weights = fitted.spread * fitted.variance * fitted.weights
     centres = fitted.rows.astype(np.uint8)
     return GaussianPredictor(space, encoding, centres, weights, fitted.rates, fitted.centre, 0.0)
@@ -100,9 +102,10 @@ def uncertainty(space: SearchSpace, genomes: Genomes, top1: Values, among: Genom
         Standard deviations in absolute top-1, shape (P,); of top-1 itself, without the noise.
     """
     encoding = default_encoding(space)
-    fitted = _process(_rows(space, encoding, genomes), top1)
-    between = _similarities(_rows(space, encoding, among), fitted.rows, fitted.rates) * fitted.variance
-    known = (between * fitted.solve(between.T).T).sum(axis=1)
+    with one_thread():
+        fitted = _process(_rows(space, encoding, genomes), top1)
+        between = _similarities(_rows(space, encoding, among), fitted.rows, fitted.rates) * fitted.variance
+        known = (between * fitted.solve(between.T).T).sum(axis=1)
     return np.asarray(fitted.spread * np.sqrt(np.maximum(fitted.variance - known, 0)))
 
 

@@ -19,8 +19,8 @@ from benchmarks.input_pipeline import through_floats
 from bespoke.supernet import zoo
 from bespoke.supernet.architecture import Architecture, SearchSpace
 from bespoke.supernet.errors import FileInvalid, InvalidInput
-from bespoke.supernet.genomes import largest, smallest
-from bespoke.supernet.spaces import space
+from bespoke.supernet.genomes import largest, random_architecture, smallest
+from bespoke.supernet.spaces import FixedNetwork, space
 from bespoke.supernet.training.augmentation import draw_crops, resampled_one_by_one
 from bespoke.supernet.training.evaluation import LabelledImages
 from bespoke.supernet.training.phase import Phase
@@ -91,8 +91,9 @@ def test_with_a_baseline_that_is_added_all_are_timed_again_and_without_one_none_
 
     def latencies_ms(setup: Setup, models: Mapping[str, bytes]) -> dict[str, float]:
         timed.append(sorted(models))
-        return dict.fromkeys(models, float(len(timed)))
+        return {name: len(timed) + (9.0 if name == "resnet-18-32" else 0.0) * slow for name in models}
 
+    slow = False
     fastest = smallest(zoo.entry("tiny", random_zoo).space)
     monkeypatch.setattr(at_latency, "_latencies_ms", latencies_ms)
     monkeypatch.setattr(at_latency, "_within_budgets", lambda setup: [(0.5, fastest)])
@@ -108,6 +109,11 @@ def test_with_a_baseline_that_is_added_all_are_timed_again_and_without_one_none_
     assert [row["latency_ms"] for row in found.values()] == [2.0, 2.0, 2.0]
     assert found["searched at 0.5 ms"]["instead"] == "resnet-18 at 32 px"
     assert found["searched at 0.5 ms"]["points_more"] == -10
+    slow = True  # the better one takes longer than the budget allows, and than what was searched
+    searched = at_latency.against_baselines(asked(tmp_path / "slow", random_zoo, baseline_sides=[32, 48]))
+    assert searched["networks"]["searched at 0.5 ms"]["instead"] == "resnet-18 at 48 px"
+    nothing = at_latency.against_baselines(asked(tmp_path / "nothing", random_zoo))
+    assert nothing["networks"]["searched at 0.5 ms"]["instead"] is None
 
 
 def test_recipes_are_compared_on_the_subnets_that_were_trained_alone_too(
@@ -122,17 +128,29 @@ def test_recipes_are_compared_on_the_subnets_that_were_trained_alone_too(
         return name
 
     def top1(setup: Setup, network: str, architecture: Architecture) -> float:
-        of = {smallest(setup.space): 0.3, largest(setup.space): 0.5}.get(architecture, 0.4)
+        of = {smallest(setup.space): 0.3, largest(setup.space): 0.5}.get(architecture)
+        if of is None:
+            of = 0.4 if architecture == first_random else 0.2
         return of + 0.1 * network.startswith("progressive") + 0.02 * network.endswith("1")
 
     monkeypatch.setattr(recipes, "train_network", train_network)
     monkeypatch.setattr(recipes, "calibrated_top1", top1)
-    monkeypatch.setattr(recipes, "trained_alone", lambda setup, network, name, seed: 0.6)
+    alone = list[tuple[str, int]]()
+
+    def trained_alone(setup: Setup, space: FixedNetwork, name: str, seed: int) -> float:
+        alone.append((name, seed))
+        return 0.6
+
+    first_random = random_architecture(setup.space, np.random.default_rng(2026))
+    monkeypatch.setattr(recipes, "trained_alone", trained_alone)
     monkeypatch.setattr(recipes, "_searched_by_macs", lambda setup: [smallest(setup.space)])
     found = recipes.recipes_against_alone(setup)
     assert set(trained) == {f"{kind}-{seed}" for kind in recipes.RECIPES for seed in (0, 1)}
-    assert found["sandwich"] == {"largest": 0.51, "smallest": 0.31, "searched": 0.31, "random": 0.41}
-    assert found["progressive_shrinking"]["random"] == 0.51
+    assert found["sandwich"] == {"largest": 0.51, "smallest": 0.31, "searched": 0.31, "random": 0.26}
+    assert found["progressive_shrinking"]["random"] == 0.36
+    randoms = [(f"1/alone-{seed}-{first_random.id}", seed) for seed in (0, 1)]
+    assert [one for one in alone if one in randoms] == randoms
+    assert len({name.rsplit("-", 1)[1] for name, _ in alone}) == 3  # largest, smallest, and one random
     gaps = {"largest": 0.09, "smallest": 0.29, "searched": 0.29, "random": 0.19}
     assert found["alone_less_sandwich"] == gaps
     trained.clear()

@@ -108,6 +108,8 @@ def test_a_card_tells_points_and_what_was_measured_is_not_measured_again(
     assert card["top1_mean_random"] == pytest.approx(
         np.mean([p["top1"] for p in card["random_points"]]), abs=1e-4
     )
+    gained = card["top1_mean_recalibrated"] - card["top1_mean_random"]
+    assert card["bn_table_gap"]["mean"] == pytest.approx(gained, abs=2e-4)
     assert measure_accuracy(entry, images, images, **options) == card  # type: ignore[arg-type]
     assert len(lines) == 7
     written = write_card(entry, card)

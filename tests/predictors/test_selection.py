@@ -28,6 +28,16 @@ def test_the_winner_of_many_is_predicted_too_high_by_what_theory_says() -> None:
     assert selection_error(*made(0.01), candidates=25) == pytest.approx(expected, rel=0.05)
 
 
+def test_candidates_are_chosen_among_those_of_about_one_price() -> None:
+    # The dearest fifth is far better than all others: chosen among all, it alone would win.
+    prices, predicted, top1 = made(0.01)
+    more = np.where(prices > np.quantile(prices, 0.8), 0.1, 0.0)
+    plain = selection_error(prices, predicted, top1, candidates=25)
+    assert selection_error(prices, predicted + more, top1 + more, candidates=25) == pytest.approx(
+        plain, rel=0.01
+    )
+
+
 def test_more_candidates_and_larger_errors_make_it_worse() -> None:
     few, many = (selection_error(*made(0.01), candidates=n) for n in (3, 100))
     assert few < many

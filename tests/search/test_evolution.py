@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from bespoke.predictors import MlpPredictor
 from bespoke.search import Constraint, Effort, LatencyPricer, Problem, feasible_ranges, search
@@ -101,9 +101,11 @@ def at_one_and_two_threads(asked: str) -> list[str]:
 def test_the_blas_gets_its_threads_back(
     space: SearchSpace, predictor: MlpPredictor, latency: LatencyPricer
 ) -> None:
-    before = threadpool_info()
-    search(Problem(space, predictor, (Constraint("latency_ms", 5),), latency, 0, QUICK))
-    assert threadpool_info() == before
+    with threadpool_limits(limits=2):
+        before = threadpool_info()
+        search(Problem(space, predictor, (Constraint("latency_ms", 5),), latency, 0, QUICK))
+        assert threadpool_info() == before
+    assert any(pool["num_threads"] == 2 for pool in before)
 
 
 def test_the_number_of_threads_does_not_change_the_answer() -> None:

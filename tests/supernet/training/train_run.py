@@ -7,6 +7,7 @@ Arguments: the run's folder, ``batch`` or ``frozen`` (BN statistics), and where 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,8 +25,7 @@ PHASES = (
 )
 
 
-def main(folder: Path, statistics: str, out: Path) -> None:
-    torch.set_num_threads(1)
+def main(folder: Path, statistics: str, out: Path, report: Callable[[str], None] | None = None) -> None:
     group, _ = join()
     # Different weights in each process: they have to become those of the first one.
     network = fresh(seed=group.rank)
@@ -33,10 +33,15 @@ def main(folder: Path, statistics: str, out: Path) -> None:
     if statistics == "apart":
         folder /= str(group.rank)
     options = {"batch": 4, "frozen": table, "group": group, "checkpoint_every": 2}
-    loop.train(network, two_colours(), PHASES, folder, report=lambda line: print(line, flush=True), **options)
+    loop.train(network, two_colours(), PHASES, folder, report=report or _print, **options)
     save_file({n: p.detach().contiguous() for n, p in network.named_parameters()}, f"{out}.{group.rank}")
     leave(group)
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
