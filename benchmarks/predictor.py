@@ -7,7 +7,7 @@ The same examples and the same unseen ones for all learners, drawn anew for each
 the one-hot features of ours, and choose their strengths by cross-validation. Fitted and judged on is
 top-1 with soft edges where the set has it, as ``bespoke zoo fit`` does; ``--raw`` takes top-1 as
 measured. ``--active`` adds a row in which half of our examples were chosen in rounds, out of those that
-are left, for being unsure.
+are left, for being unsure. All on one thread.
 
 JSON: ``learners`` with ``kendall_tau``, ``rmse`` (absolute top-1) and their standard deviations over the
 seeds, ``kendall_tau_across`` (of the pairs whose resolutions differ) and ``fit_cpu_s``, by learner and
@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVR
+from threadpoolctl import threadpool_limits
 
 from benchmarks import programs
 from bespoke.predictors.accuracy import default_encoding, one_hot
@@ -56,7 +58,7 @@ def svr(space: SearchSpace, genomes: Genomes, top1: Values, unseen: Genomes, see
     centre, spread = top1.mean(), top1.std() or 1.0
     grid = {
         "C": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
-        "gamma": (0.001, 0.003, 0.01, 0.03),
+        "gamma": (0.001, 0.003, 0.01, 0.03, 0.1),
         "epsilon": (0.03, 0.1, 0.3),
     }
     model = GridSearchCV(SVR(kernel="rbf"), grid, scoring="neg_mean_squared_error", cv=4)
@@ -181,7 +183,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     else:
         space = zoo.entry(options.supernet, options.zoo).space
     files = options.dataset or [options.zoo / options.supernet / DATASET]
-    return measure(space, merge_datasets(files, space), options)
+    torch.set_num_threads(1)  # threads that wait for one another would count as work
+    with threadpool_limits(limits=1):
+        return measure(space, merge_datasets(files, space), options)
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
