@@ -10,7 +10,13 @@ from typing import Any
 import torch
 
 from bespoke.cli.plots import PLOTS, searched_front, write_plots
-from bespoke.predictors.card import fit_predictor, measure_accuracy, measure_subnets, write_card
+from bespoke.predictors.card import (
+    correct_for_search,
+    fit_predictor,
+    measure_accuracy,
+    measure_subnets,
+    write_card,
+)
 from bespoke.predictors.dataset import DATASET
 from bespoke.supernet.checkpoints import load_statistics, save_statistics, save_weights
 from bespoke.supernet.networks.chain import ChainSupernet
@@ -94,11 +100,16 @@ def accuracy_fields(
     device: torch.device,
     report: Report,
 ) -> dict[str, Any]:
-    """Top-1 on validation images, of searched subnets too; the card's fields on it."""
-    return measure_accuracy(
+    """Top-1 on validation images, of searched subnets too; the card's fields on it.
+
+    The entry's predictor learns from it how much better searched subnets are predicted than they are.
+    """
+    fields = measure_accuracy(
         entry, validation, training, folder=run, subnets=random, searched=searched_front(entry),
         device=device, report=report,
     )  # fmt: skip
+    correct_for_search(entry, fields)
+    return fields
 
 
 def published(made: ZooEntry, out: Path, fields: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from bespoke.predictors import GaussianPredictor, read_predictor
 from bespoke.predictors.card import (
+    correct_for_search,
     fit_predictor,
     measure_accuracy,
     measure_subnets,
@@ -17,7 +18,7 @@ from bespoke.predictors.card import (
 )
 from bespoke.predictors.dataset import DATASET, AccuracyDataset, Shard, merge_datasets, read_dataset
 from bespoke.supernet import zoo
-from bespoke.supernet.architecture import encode
+from bespoke.supernet.architecture import Architecture, encode
 from bespoke.supernet.cost import CostTable
 from bespoke.supernet.errors import FileInvalid, InvalidInput
 from bespoke.supernet.genomes import stratified
@@ -114,6 +115,36 @@ def test_a_card_tells_points_and_what_was_measured_is_not_measured_again(
     assert len(lines) == 7
     written = write_card(entry, card)
     assert json.loads((entry.folder / "card.json").read_text()) == written == entry.card | card
+
+
+def test_what_searches_promise_too_much_is_measured_and_taken_off(
+    entry: zoo.ZooEntry, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_predictor(entry, dataset_of(entry, 60, noise=0.0), report=lambda _: None)
+    before = read_predictor(entry.folder / "predictor.json", entry.space)
+    searched = stratified(entry.space, 5, 5)
+
+    def top1(network: object, architecture: Architecture, *_: object, **__: object) -> float:
+        """Two points below what was predicted, and of searched ones five."""
+        (predicted,) = before.top1(encode(entry.space, [architecture]))
+        return float(predicted) - (0.05 if architecture in searched else 0.02)
+
+    monkeypatch.setattr("bespoke.predictors.card.subnet_top1", top1)
+    options = {"folder": tmp_path, "report": lambda _: None}
+    few = measure_accuracy(entry, images, subnets=9, searched=searched, **options)  # type: ignore[arg-type]
+    assert few["predictor_search_bias"] is None
+    correct_for_search(entry, few)
+    assert read_predictor(entry.folder / "predictor.json", entry.space).revision == before.revision
+    fields = measure_accuracy(entry, images, subnets=10, searched=searched, **options)  # type: ignore[arg-type]
+    assert fields["predictor_search_bias"] == pytest.approx(0.03, abs=2e-4)
+    correct_for_search(entry, fields)
+    after = read_predictor(entry.folder / "predictor.json", entry.space)
+    assert after.selection_bias == fields["predictor_search_bias"]
+    # A predictor that is fitted later, of the same supernet, has it too.
+    write_card(entry, fields)
+    again = zoo.entry("tiny", entry.folder.parent)
+    fit_predictor(again, dataset_of(entry, 60, noise=0.0), report=lambda _: None)
+    assert read_predictor(again.folder / "predictor.json", entry.space).selection_bias == after.selection_bias
 
 
 def test_other_validation_images_are_measured_anew(
