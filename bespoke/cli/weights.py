@@ -212,7 +212,7 @@ def train(
     }
     fields |= predictor_fields(
         entry, held_out, run, subnets=subnets, unsure=unsure, views=views, seed=seed,
-        key=images_key(seen["held_out"], side), device=own_device, report=report,
+        key=images_key(seen["held_out"], seen["side"]), device=own_device, report=report,
     )  # fmt: skip
     fields |= accuracy_fields(
         entry, validation, training if gap else None, run, random=random, device=own_device, report=report
