@@ -142,6 +142,13 @@ def read_number(option: str, given: str, text: str, expected: str) -> float:
     return number
 
 
+def read_limit(option: str, given: str, text: str, expected: str) -> tuple[float, float | None]:
+    """Limit and confidence, if there is one, of ``LIMIT`` or ``LIMIT@CONFIDENCE``; see ``read_number``."""
+    limit, at, confidence = text.partition("@")
+    number = read_number(option, given, limit, expected)
+    return number, read_number(option, given, confidence, expected) if at else None
+
+
 def choices_left(space: Any, fix: list[str] | None, exclude: list[str] | None) -> dict[str, list[float]]:
     """The choices that ``--fix`` and ``--exclude`` leave, by dimension.
 

@@ -25,7 +25,7 @@ from bespoke.cli.asking import (
     effort_of,
     json_lines,
     print_infeasible,
-    read_number,
+    read_limit,
     read_sides,
     search_parts,
     sides_in,
@@ -163,10 +163,8 @@ def fleet(
 def _limit(text: str) -> tuple[str, float, float | None]:
     """Metric, limit and confidence of ``METRIC=LIMIT`` or ``METRIC=LIMIT@CONFIDENCE``."""
     name, _, value = text.partition("=")
-    limit, at, confidence = value.partition("@")
     expected = "a metric and a number, as latency_ms=30 or latency_ms=30@0.95"
-    number = read_number("--limit", text, limit, expected)
-    return name.strip(), number, read_number("--limit", text, confidence, expected) if at else None
+    return name.strip(), *read_limit("--limit", text, value, expected)
 
 
 def _member(number: int, row: Any) -> dict[str, Any]:

@@ -68,10 +68,11 @@ def zoo_measure(
     side = side_of(opened) if side is None else side
     seed = subnets_seed(opened.card) if seed is None else seed
     held_out = read_held_out(opened, images, side, cache, seed)
+    told = opened.card.get("held_out") or which(images, held_out)  # what is told was compared
     measured = measure_subnets(
         opened, held_out, subnets, dataset, seed=seed, views=views, unsure=unsure,
-        shard=own if own.count > 1 else None, key=images_key(which(images, held_out), held_out.side),
-        device=device, report=progress,
+        shard=own if own.count > 1 else None, key=images_key(told, held_out.side), device=device,
+        report=progress,
     )  # fmt: skip
     print(f"{dataset}: {len(measured)} subnets, mean top-1 {sum(measured.top1) / len(measured):.4f}")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bespoke.cli.asking import INFEASIBLE, check_seed, read_number
+from bespoke.cli.asking import INFEASIBLE, check_seed, read_limit, read_number
 from bespoke.cli.devices import DEFAULT_SUPERNET, SERVER, Key, Server, SupernetName, find_device
 from bespoke.client import Client
 from bespoke.supernet.errors import ApiError, InvalidInput
@@ -287,12 +287,9 @@ def _limit(text: str, option: str = "--limit") -> tuple[str, Any]:
 
 
 def _bound(value: str, option: str, whole: str) -> Any:
-    limit, at, confidence = value.partition("@")
     expected = "a number, as in latency_ms=20 or latency_ms=20@0.95"
-    number = read_number(option, whole, limit, expected)
-    if not at:
-        return number
-    return {"limit": number, "confidence": read_number(option, whole, confidence, expected)}
+    limit, confidence = read_limit(option, whole, value, expected)
+    return limit if confidence is None else {"limit": limit, "confidence": confidence}
 
 
 def _also(text: str) -> tuple[str, dict[str, Any]]:

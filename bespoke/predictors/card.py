@@ -202,8 +202,8 @@ def fit_predictor(
 
     Raises:
         NotFound: There is no such learner.
-        InvalidInput: It cannot be fitted on so many.
-        InvalidInput: The data set holds subnets of another supernet, or was measured in several ways.
+        InvalidInput: It cannot be fitted on so many; or the data set holds subnets of another supernet, or
+            was measured in several ways.
     """
     own = learner_of(len(dataset), learner)
     if others := _of_others(dataset, entry):
@@ -228,23 +228,21 @@ def fit_predictor(
     judged = fit(entry.space, *seen, seed=seed, held_out=unseen, learner=own)
     bias = _selection_bias(entry, genomes, targets, top1, seed, own)
     # What searches were found to promise too much is of the images: it stays until it is measured again.
-    most = max(bias or 0.0, entry.card.get("predictor_search_bias") or 0.0)
+    taken_off = max(bias or 0.0, entry.card.get("predictor_search_bias") or 0.0)
     saved = own(entry.space, genomes, targets, seed)
     card = {**judged.card, "fitted_on": len(top1)}
-    saved = replace(saved, half_width=judged.half_width, selection_bias=most, card=card)
+    saved = replace(saved, half_width=judged.half_width, selection_bias=taken_off, card=card)
     saved.save(entry.folder / "predictor.json")
     write_dataset(dataset, entry.folder / DATASET)
     predicted = judged.top1(unseen[0])
-    is_smoothed = not np.array_equal(targets, top1)
+    soft = None if np.array_equal(targets, top1) else targets[:aside]
     return {
         "predictor_kendall_tau": round(kendall_tau(predicted, unseen[1]), 4),
         "predictor_rmse": round(rmse(predicted, unseen[1]), 5),
         "predictor_kendall_tau_smooth": round(kendall_tau(predicted, targets[:aside]), 4),
         "predictor_rmse_smooth": round(rmse(predicted, targets[:aside]), 5),
-        "predictor_kendall_tau_most": round(kendall_tau(targets[:aside], unseen[1]), 4)
-        if is_smoothed
-        else None,
-        "predictor_rmse_least": round(rmse(targets[:aside], unseen[1]), 5) if is_smoothed else None,
+        "predictor_kendall_tau_most": None if soft is None else round(kendall_tau(soft, unseen[1]), 4),
+        "predictor_rmse_least": None if soft is None else round(rmse(soft, unseen[1]), 5),
         "predictor_half_width": round(judged.half_width, 5),
         "predictor_selection_bias": None if bias is None else round(bias, 5),
         "predictor_subnets": len(seen[1]),
